@@ -1,0 +1,294 @@
+"""The configuration of a model and of its training: one tree of frozen dataclasses.
+
+It is stored as JSON in every checkpoint. This file imports no torch, so tools can read a configuration cheaply.
+Modules never receive these objects: they take plain numbers (see `model.py` for where the tree is read).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_type_hints
+
+import dacite
+from styleinv.runtime.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """The StyleGAN2 generator (StyleGAN2-ADA, 'skip' architecture)."""
+
+    resolution: int = 256  # pixels; frames are square
+    z_dim: int = 512
+    w_dim: int = 512
+    label_dim: int = 0  # 0: unconditional
+    mapping_layers: int = 8
+    mapping_lr_multiplier: float = 0.01
+    channel_base: int = 16384  # block of resolution r has min(channel_base / r, channel_max) channels
+    channel_max: int = 512
+    use_noise: bool = True
+    conv_clamp: float | None = 256.0
+    fp16_resolutions: int = 4  # the top resolutions that the authors run in fp16
+
+    def __post_init__(self) -> None:
+        _require_power_of_two("generator.resolution", self.resolution, minimum=8)
+        for name in ("z_dim", "w_dim", "mapping_layers", "channel_base", "channel_max"):
+            _require_at_least(f"generator.{name}", getattr(self, name), 1)
+        _require_at_least("generator.label_dim", self.label_dim, 0)
+        if self.channel_base < self.resolution:
+            raise ConfigError(
+                f"generator.channel_base: found {self.channel_base}, expected at least the resolution "
+                f"({self.resolution}), or the last block would have no channels"
+            )
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The inversion encoder: an IR-SE backbone, with temporal blocks when it is modulated over time (section 3.2)."""
+
+    widths: tuple[int, ...] = (64, 128, 256, 512)  # channels of each stage
+    depths: tuple[int, ...] = (3, 4, 14, 3)  # bottlenecks of each stage
+    temporal_blocks: Literal["stage", "bottleneck"] = "stage"  # one after each stage, or after each bottleneck
+    normalize_residual: bool = True  # divide a temporal block's sum by sqrt(2)
+    pca_components: int = 0  # 0: no PCA head
+    pca_scale: float = 0.2
+
+    def __post_init__(self) -> None:
+        if len(self.widths) != len(self.depths) or not self.widths:
+            raise ConfigError(
+                f"encoder.depths: found {len(self.depths)} stages, expected as many as encoder.widths has "
+                f"({len(self.widths)}, at least 1)"
+            )
+        for width in self.widths:
+            _require_at_least("encoder.widths", width, 16)  # squeeze-and-excitation divides by 16
+        for depth in self.depths:
+            _require_at_least("encoder.depths", depth, 1)
+        _require_at_least("encoder.pca_components", self.pca_components, 0)
+
+
+@dataclass(frozen=True)
+class MotionConfig:
+    """Motion codes, time code and temporal style (section 3.1; StyleGAN-V's acyclic encoding)."""
+
+    noise_dim: int = 512  # size of one anchor's noise
+    code_dim: int = 512  # size of a motion code u
+    anchor_distance: int = 128  # frames between neighbouring anchors
+    kernel_size: int = 11  # anchors under one convolution, half of them masked
+    lr_multiplier: float = 0.01
+    frequencies: int = 256  # the time code v has a sine and a cosine of each
+    min_period: float = 32.0  # frames
+    max_period: float = 1024.0  # frames
+    style_layers: int = 2
+    style_sees_content: bool = True  # temporal style from [w0, v] rather than from v alone
+    style_lr_multiplier: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name in ("noise_dim", "code_dim", "anchor_distance", "frequencies", "style_layers"):
+            _require_at_least(f"motion.{name}", getattr(self, name), 1)
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise ConfigError(f"motion.kernel_size: found {self.kernel_size}, expected an odd number")
+        if not 0 < self.min_period <= self.max_period:
+            raise ConfigError(
+                f"motion.min_period: found {self.min_period}, expected above 0 and at most motion.max_period "
+                f"({self.max_period})"
+            )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that decides the shape and the output of a StyleInV model."""
+
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    motion: MotionConfig = field(default_factory=MotionConfig)
+    input_residual: bool = True  # w_t = w0 + delta; else w_t = latent_avg + delta
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """The discriminators of pictures and of clips."""
+
+    channel_base: int = 16384
+    channel_max: int = 512
+    group_size: int = 8  # minibatch standard deviation, images
+    clip_channel_base: int = 16384  # of the 4-frame discriminator
+    join_resolution: int = 16  # where a clip's frames are concatenated by channel
+    time_dim: int = 256  # of the embedding of time differences
+    conv_clamp: float | None = 256.0
+
+    def __post_init__(self) -> None:
+        _require_power_of_two("discriminator.join_resolution", self.join_resolution, minimum=8)
+        for name in ("channel_base", "channel_max", "group_size", "clip_channel_base", "time_dim"):
+            _require_at_least(f"discriminator.{name}", getattr(self, name), 1)
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Adaptive discriminator augmentation (StyleGAN2-ADA section 3), the 'bgc' transforms."""
+
+    target: float = 0.6  # of the sign of the real logits; 0 switches augmentation off
+    speed_images: int = 500_000  # images in which p can move from 0 to 1
+    interval: int = 4  # steps between adjustments of p
+
+
+@dataclass(frozen=True)
+class ImageStageConfig:
+    """Stage 1: StyleGAN2-ADA on single frames."""
+
+    images: int = 25_000_000
+    batch: int = 64
+    learning_rate: float = 2.5e-3
+    r1_gamma: float = 1.0
+    r1_interval: int = 16  # steps
+    path_length_weight: float = 2.0
+    path_length_interval: int = 4  # steps; 0: no path length regularisation
+    style_mixing: float = 0.9
+    ema_images: int = 20_000  # half-life of the moving average
+    ema_rampup: float = 0.05
+    mirror: bool = False
+
+    def __post_init__(self) -> None:
+        _check_stage("image", self)
+
+
+@dataclass(frozen=True)
+class InversionStageConfig:
+    """Stage 2: an encoder that inverts the frozen generator (pSp)."""
+
+    images: int = 2_000_000
+    batch: int = 8
+    learning_rate: float = 1e-4
+    l2_weight: float = 1.0
+    perceptual_weight: float = 0.8
+    ema_images: int = 10_000
+
+    def __post_init__(self) -> None:
+        _check_stage("inversion", self)
+
+
+@dataclass(frozen=True)
+class MotionStageConfig:
+    """Stage 3: the encoder modulated over time, against a discriminator of clips (section 3.3)."""
+
+    images: int = 5_000_000  # clips
+    batch: int = 16
+    learning_rate: float = 1e-4
+    discriminator_learning_rate: float = 2e-3
+    clip_length: int = 128  # frames; training clips shorter than this are skipped
+    max_span: int = 128  # frames
+    r1_gamma: float = 1.0
+    r1_interval: int = 16
+    first_frame_weight: float = 10.0
+    latent_weight: float = 0.05
+    ema_images: int = 20_000
+    ema_rampup: float = 0.05
+
+    def __post_init__(self) -> None:
+        _check_stage("motion", self)
+        if not 4 <= self.max_span <= self.clip_length:
+            raise ConfigError(
+                f"motion.max_span: found {self.max_span}, expected 4 to motion.clip_length "
+                f"({self.clip_length})"
+            )
+
+
+@dataclass(frozen=True)
+class Config:
+    """A model and how it is trained; the root that `--set a.b.c=value` addresses."""
+
+    preset: str = "paper256"
+    frame_rate: float = 25.0  # frames per second of the clips it learns from and plays
+    model: ModelConfig = field(default_factory=ModelConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    image: ImageStageConfig = field(default_factory=ImageStageConfig)
+    inversion: InversionStageConfig = field(default_factory=InversionStageConfig)
+    motion: MotionStageConfig = field(default_factory=MotionStageConfig)
+    snapshot_images: int = 50_000  # images between checkpoints
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.frame_rate) and self.frame_rate > 0):
+            raise ConfigError(f"frame_rate: found {self.frame_rate}, expected a positive number")
+        _require_at_least("snapshot_images", self.snapshot_images, 1)
+
+
+def to_json(config: Config) -> str:
+    """Canonical JSON: sorted keys, no white space."""
+    return json.dumps(dataclasses.asdict(config), sort_keys=True, separators=(",", ":"))
+
+
+def from_json(text: str) -> Config:
+    """The inverse of `to_json`. Unknown fields, wrong types and values out of range are a ConfigError."""
+    try:
+        tree = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"config: not JSON: {error}") from error
+    return from_dict(tree)
+
+
+def from_dict(tree: Any) -> Config:
+    """A configuration from nested dictionaries. Missing fields take their defaults."""
+    if not isinstance(tree, dict):
+        raise ConfigError(f"config: found {type(tree).__name__}, expected a JSON object")
+    try:
+        return dacite.from_dict(Config, tree, dacite.Config(strict=True, cast=[tuple]))
+    except dacite.UnexpectedDataError as error:
+        raise ConfigError(f"config: unknown field {', '.join(sorted(map(str, error.keys)))}") from error
+    except dacite.DaciteError as error:
+        raise ConfigError(f"config: {error}") from error
+
+
+def with_overrides(config: Config, overrides: list[str]) -> Config:
+    """Apply `a.b.c=value` settings; values are JSON, or plain words where the field is a string.
+
+    >>> with_overrides(Config(), ["model.generator.channel_base=1024"]).model.generator.channel_base
+    1024
+    """
+    tree = dataclasses.asdict(config)
+    for override in overrides:
+        path, separator, text = override.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {override}: expected FIELD=VALUE, such as model.generator.channel_base=2048")
+        *parents, leaf = path.split(".")
+        node: Any = tree
+        kind: Any = Config
+        for name in parents:
+            kind = _field_type(kind, name, path)
+            node = node[name]
+        if dataclasses.is_dataclass(_field_type(kind, leaf, path)):
+            raise ConfigError(f"--set {path}: is a group of fields, expected one of {_field_names(node[leaf])} under it")
+        try:
+            node[leaf] = json.loads(text)
+        except json.JSONDecodeError:
+            node[leaf] = text
+    return from_dict(tree)
+
+
+def _field_type(kind: Any, name: str, path: str) -> Any:
+    hints = get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+    if name not in hints:
+        raise ConfigError(f"--set {path}: unknown field {name!r}, expected one of {', '.join(hints) or 'none'}")
+    return hints[name]
+
+
+def _field_names(node: dict[str, Any]) -> str:
+    return ", ".join(node)
+
+
+def _check_stage(name: str, stage: ImageStageConfig | InversionStageConfig | MotionStageConfig) -> None:
+    for number in ("images", "batch", "ema_images"):
+        _require_at_least(f"{name}.{number}", getattr(stage, number), 1)
+    if not stage.learning_rate > 0:
+        raise ConfigError(f"{name}.learning_rate: found {stage.learning_rate}, expected above 0")
+
+
+def _require_at_least(name: str, value: int, minimum: int) -> None:
+    if value < minimum:
+        raise ConfigError(f"{name}: found {value}, expected at least {minimum}")
+
+
+def _require_power_of_two(name: str, value: int, minimum: int) -> None:
+    if value < minimum or value & (value - 1):
+        raise ConfigError(f"{name}: found {value}, expected a power of two, at least {minimum}")

@@ -1,0 +1,180 @@
+"""The picture generator: StyleGAN2 with the 'skip' architecture (Karras et al. 2020, section 4.1).
+
+Shapes: B batch, Z size of z, W size of a latent w, C channels, R resolution in pixels, L latents per picture.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from styleinv.kernels import reference
+from styleinv.training.layers import EqualizedLinear, normalize_second_moment
+from torch import Tensor, nn
+
+
+class MappingNetwork(nn.Module):
+    """z [B, Z] (and a label [B, label_dim]) -> w [B, W], truncated towards the average latent."""
+
+    def __init__(
+        self, z_dim: int, w_dim: int, label_dim: int = 0, num_layers: int = 8, lr_multiplier: float = 0.01
+    ) -> None:
+        super().__init__()
+        self.embed = EqualizedLinear(label_dim, w_dim) if label_dim else None
+        widths = [z_dim + (w_dim if label_dim else 0)] + [w_dim] * num_layers
+        self.layers = nn.Sequential(
+            *(
+                EqualizedLinear(before, after, lr_multiplier=lr_multiplier, activate=True)
+                for before, after in zip(widths, widths[1:], strict=False)
+            )
+        )
+        self.register_buffer("latent_average", torch.zeros(w_dim))
+
+    latent_average: Tensor  # [W]
+
+    def forward(self, z: Tensor, truncation: Tensor | float = 1.0, label: Tensor | None = None) -> Tensor:
+        """`truncation` is psi: 1 keeps w, 0 gives the average latent; a number or [B]."""
+        x = normalize_second_moment(z)
+        if self.embed is not None:
+            if label is None:
+                raise ValueError("this generator is conditional: a label is needed")
+            x = torch.cat([x, normalize_second_moment(self.embed(label))], dim=1)
+        w: Tensor = self.layers(x)
+        psi = truncation[:, None] if isinstance(truncation, Tensor) else truncation
+        return self.latent_average + psi * (w - self.latent_average)
+
+
+class SynthesisLayer(nn.Module):
+    """Modulated 3x3 convolution, fixed noise, bias, leaky ReLU. x [B, I, H, W], w [B, W] -> [B, O, R, R]."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        resolution: int,
+        *,
+        upsample: bool,
+        use_noise: bool,
+        clamp: float | None,
+    ) -> None:
+        super().__init__()
+        self.affine = EqualizedLinear(w_dim, in_channels, bias=1.0)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.upsample = upsample
+        self.use_noise = use_noise
+        self.clamp = None if clamp is None else clamp * math.sqrt(2.0)
+        if use_noise:
+            self.register_buffer("noise", torch.randn(resolution, resolution))
+            self.noise_strength = nn.Parameter(torch.zeros(()))
+
+    noise: Tensor  # [R, R], the 'const' noise
+
+    def forward(self, x: Tensor, w: Tensor, noise: str) -> Tensor:
+        x = reference.modulated_conv2d(x, self.weight, self.affine(w), upsample=self.upsample)
+        if self.use_noise and noise == "const":
+            x = x + self.noise * self.noise_strength
+        elif self.use_noise and noise == "random":
+            x = x + torch.randn_like(x[:, :1]) * self.noise_strength
+        return reference.leaky_relu(x + self.bias[:, None, None], clamp=self.clamp)
+
+
+class ToRGB(nn.Module):
+    """Modulated 1x1 convolution to three channels, without demodulation. [B, C, H, W] -> [B, 3, H, W]."""
+
+    def __init__(self, in_channels: int, w_dim: int, clamp: float | None) -> None:
+        super().__init__()
+        self.affine = EqualizedLinear(w_dim, in_channels, bias=1.0)
+        self.weight = nn.Parameter(torch.randn(3, in_channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(3))
+        self.weight_gain = 1 / math.sqrt(in_channels)
+        self.clamp = clamp
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        style = self.affine(w) * self.weight_gain
+        rgb = reference.modulated_conv2d(x, self.weight, style, demodulate=False) + self.bias[:, None, None]
+        return rgb if self.clamp is None else rgb.clamp(-self.clamp, self.clamp)
+
+
+class SynthesisBlock(nn.Module):
+    """One resolution: its convolutions, then its contribution to the picture."""
+
+    def __init__(
+        self, in_channels: int, channels: int, w_dim: int, resolution: int, use_noise: bool, clamp: float | None
+    ) -> None:
+        super().__init__()
+        first = resolution == 4
+        widths = [channels] if first else [in_channels, channels]
+        self.convs = nn.ModuleList(
+            SynthesisLayer(
+                width,
+                channels,
+                w_dim,
+                resolution,
+                upsample=not first and index == 0,
+                use_noise=use_noise,
+                clamp=clamp,
+            )
+            for index, width in enumerate(widths)
+        )
+        self.to_rgb = ToRGB(channels, w_dim, clamp)
+
+    def forward(self, x: Tensor, image: Tensor | None, ws: Tensor, noise: str) -> tuple[Tensor, Tensor]:
+        """ws [B, convolutions + 1, W]: one latent for each convolution, and one for the picture."""
+        for index, conv in enumerate(self.convs):
+            x = conv(x, ws[:, index], noise)
+        rgb = self.to_rgb(x, ws[:, len(self.convs)])
+        return x, rgb if image is None else reference.upsample2d(image) + rgb
+
+
+class SynthesisNetwork(nn.Module):
+    """Latents -> picture in about [-1, 1], [B, 3, R, R].
+
+    A block of resolution r = 4, 8, ... R has min(channel_base / r, channel_max) channels. Each block's picture
+    latent is the next block's first, so a picture takes L = 2 log2(R) - 2 latents.
+    """
+
+    def __init__(
+        self,
+        resolution: int,
+        w_dim: int,
+        channel_base: int,
+        channel_max: int = 512,
+        use_noise: bool = True,
+        conv_clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        resolutions = [2**level for level in range(2, resolution.bit_length())]
+        channels = [min(channel_base // r, channel_max) for r in resolutions]
+        self.const = nn.Parameter(torch.randn(channels[0], 4, 4))
+        self.blocks = nn.ModuleList(
+            SynthesisBlock(before, after, w_dim, r, use_noise, conv_clamp)
+            for before, after, r in zip([0, *channels], channels, resolutions, strict=False)
+        )
+        self.num_latents = 2 * len(resolutions)
+
+    def forward(self, w: Tensor, noise: str = "const") -> Tensor:
+        """w [B, W] for all layers, or [B, L, W]; noise is 'const', 'random' (training) or 'none'."""
+        ws = w[:, None].expand(-1, self.num_latents, -1) if w.ndim == 2 else w
+        x = self.const.expand(ws.shape[0], -1, -1, -1)
+        image: Tensor | None = None
+        first = 0
+        for block in self.blocks:
+            x, image = block(x, image, ws[:, first:], noise)
+            first += len(block.convs)
+        assert image is not None
+        return image
+
+
+class Generator(nn.Module):
+    """Mapping and synthesis together: z [B, Z] -> picture [B, 3, R, R]."""
+
+    def __init__(self, mapping: MappingNetwork, synthesis: SynthesisNetwork) -> None:
+        super().__init__()
+        self.mapping = mapping
+        self.synthesis = synthesis
+
+    def forward(self, z: Tensor, truncation: float = 1.0, noise: str = "const") -> Tensor:
+        image: Tensor = self.synthesis(self.mapping(z, truncation), noise)
+        return image

@@ -1,0 +1,51 @@
+"""Named configurations: `tiny64` for a laptop, `paper256` for the paper's model (section 4, 256x256)."""
+
+from __future__ import annotations
+
+from styleinv.runtime.errors import ConfigError
+from styleinv.training.config import (
+    AugmentConfig,
+    Config,
+    DiscriminatorConfig,
+    EncoderConfig,
+    GeneratorConfig,
+    ImageStageConfig,
+    InversionStageConfig,
+    ModelConfig,
+    MotionConfig,
+    MotionStageConfig,
+)
+
+TINY64 = Config(
+    preset="tiny64",
+    model=ModelConfig(
+        generator=GeneratorConfig(
+            resolution=64, z_dim=64, w_dim=128, mapping_layers=2, channel_base=2048, channel_max=96, conv_clamp=None,
+            fp16_resolutions=0,
+        ),
+        encoder=EncoderConfig(widths=(32, 48, 64, 96), depths=(1, 2, 2, 1)),
+        motion=MotionConfig(
+            noise_dim=64, code_dim=64, anchor_distance=32, frequencies=32, min_period=16.0, max_period=256.0
+        ),
+    ),
+    discriminator=DiscriminatorConfig(
+        channel_base=2048, channel_max=96, group_size=4, clip_channel_base=1024, time_dim=32, conv_clamp=None
+    ),
+    augment=AugmentConfig(speed_images=100_000),
+    image=ImageStageConfig(images=100_000, batch=16, ema_images=500, path_length_interval=0),
+    inversion=InversionStageConfig(images=20_000, batch=16, learning_rate=1e-3, ema_images=500),
+    motion=MotionStageConfig(
+        images=20_000, batch=8, learning_rate=1e-3, clip_length=32, max_span=32, ema_images=500
+    ),
+    snapshot_images=2_000,
+)
+PAPER256 = Config()
+
+PRESETS: dict[str, Config] = {config.preset: config for config in (TINY64, PAPER256)}
+
+
+def preset(name: str) -> Config:
+    """The preset of that name; ConfigError names those that exist."""
+    if name not in PRESETS:
+        raise ConfigError(f"preset: found {name!r}, expected one of {', '.join(PRESETS)}")
+    return PRESETS[name]
