@@ -27,3 +27,7 @@ class EngineError(StyleInVError):
 
 class DataError(StyleInVError):
     """A clip, a picture or a folder of them cannot be used."""
+
+
+class TrainingError(StyleInVError):
+    """Training cannot go on, for example because a loss is not finite."""

@@ -1,0 +1,1 @@
+"""Export: a checkpoint becomes graphs, engines and a verified bundle."""

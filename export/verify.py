@@ -1,0 +1,130 @@
+"""Proof that a bundle computes what its model computes: every graph, and whole frames, against PyTorch.
+
+Shapes: B batch, T frames, R resolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from styleinv.export.graphs import graphs_of
+from styleinv.runtime.bundle import Bundle
+from styleinv.runtime.errors import BundleError
+from styleinv.runtime.noise import MOTION_DOMAIN, Z_DOMAIN, standard_normal
+from styleinv.runtime.rollout import Rollout
+from styleinv.runtime.sessions import Sessions
+from styleinv.training.config import Config
+from styleinv.training.generator import Generator
+from styleinv.training.model import StyleInV
+from torch import nn
+
+BATCHES = (1, 3)
+GRAPH_TOLERANCE = 1e-4  # of the largest value, fp32
+FRAME_TOLERANCE = 1  # levels of a byte
+SEED = 1
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far one output is from PyTorch's, in the unit its tolerance has."""
+
+    what: str
+    error: float
+    allowed: float
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.allowed  # also false where the error is not a number
+
+
+def compare_graphs(sessions: Sessions, model: nn.Module, config: Config, noise: str) -> list[Comparison]:
+    """Every graph on inputs drawn as they occur, at several batch sizes: largest error over largest value."""
+    comparisons = []
+    for batch in BATCHES:
+        for graph in graphs_of(model, config, noise, batch=batch, seed=SEED):
+            with torch.no_grad():
+                expected = graph.module(*graph.inputs.values())
+            if len(graph.outputs) == 1:
+                expected = (expected,)
+            inputs = {name: tensor.numpy() for name, tensor in graph.inputs.items()}
+            found = sessions.session(graph.name).run(inputs, graph.outputs)
+            for name, wanted in zip(graph.outputs, expected, strict=True):
+                comparisons.append(_compare(f"{graph.name}.{name}, batch {batch}", found[name], wanted.numpy()))
+            if graph.name == "latent":
+                joined = sessions.session("frame").run(inputs, ["frame"])["frame"]
+                frame = sessions.session("synthesis").run({"w": found["w"]}, ["frame"])["frame"]
+                comparisons.append(_compare(f"frame.frame, batch {batch}", joined, frame))
+    return comparisons
+
+
+def compare_frames(sessions: Sessions, model: nn.Module, noise: str, ts: Sequence[float]) -> list[Comparison]:
+    """Frames of a rollout against the model's own, end to end: largest difference in levels."""
+    rollout = Rollout(sessions, SEED)
+    expected = reference_frames(model, noise, SEED, ts)
+    return [
+        _compare(f"frame at t = {t:g}", found, wanted)
+        for t, found, wanted in zip(ts, rollout.frames(ts), expected, strict=True)
+    ]
+
+
+@torch.no_grad()
+def reference_frames(model: nn.Module, noise: str, seed: int, ts: Sequence[float]) -> np.ndarray:
+    """The frames that PyTorch makes of a rollout with this seed: uint8 [T, R, R, 3]."""
+    from styleinv.kernels.reference import to_uint8
+
+    generator = model.generator if isinstance(model, StyleInV) else model
+    assert isinstance(generator, Generator)
+    z = torch.from_numpy(standard_normal(seed, Z_DOMAIN, 0, generator.mapping.layers[0].weight.shape[1])).float()[None]
+    if isinstance(model, Generator):
+        return to_uint8(model(z, noise=noise)).numpy().repeat(len(ts), axis=0)
+    assert isinstance(model, StyleInV)
+    anchors = model.motion.anchors_needed(max(ts))
+    size = len(model.motion.first_code_noise)
+    motion_noise = np.stack([standard_normal(seed, MOTION_DOMAIN, anchor, size) for anchor in range(anchors)])
+    t = torch.tensor([list(ts)], dtype=torch.float64)
+    frames = model(z, torch.from_numpy(motion_noise)[None], t, noise=noise)
+    return to_uint8(frames[0]).numpy()
+
+
+def frame_indices(model: nn.Module) -> list[float]:
+    """Sixteen times that end-to-end verification looks at: whole, fractional, around an anchor, far away."""
+    if not isinstance(model, StyleInV):
+        return [0.0]
+    distance = float(model.motion.anchor_distance)
+    near = [0.0, 1.0, 2.0, 2.5, 3.0, distance / 2]
+    border = [distance - 1, distance - 0.25, distance, distance + 0.25, distance + 1]
+    return [*near, *border, 2 * distance, 3.5 * distance, 10 * distance, 1000.5, 100_000.0]
+
+
+def verify(bundle: Path, model: nn.Module, config: Config, noise: str) -> list[Comparison]:
+    """All comparisons of a bundle with its model. BundleError names the first that is out of tolerance."""
+    with Sessions(Bundle.open(bundle)) as sessions:
+        comparisons = compare_graphs(sessions, model, config, noise)
+        if isinstance(model, (StyleInV, Generator)):
+            comparisons += compare_frames(sessions, model, noise, frame_indices(model))
+    for comparison in comparisons:
+        if not comparison.passed:
+            raise BundleError(
+                f"{bundle.name}: {comparison.what}: found an error of {comparison.error:.3g} against PyTorch, "
+                f"expected at most {comparison.allowed:g}"
+            )
+    return comparisons
+
+
+def as_table(comparisons: Iterable[Comparison]) -> str:
+    """The comparisons as a Markdown table."""
+    rows = [f"| {item.what} | {item.error:.3g} | {item.allowed:g} |" for item in comparisons]
+    return "\n".join(["| output | error | allowed |", "|---|---|---|", *rows])
+
+
+def _compare(what: str, found: np.ndarray, wanted: np.ndarray) -> Comparison:
+    if found.shape != wanted.shape:
+        raise BundleError(f"{what}: found shape {list(found.shape)}, expected {list(wanted.shape)}")
+    difference = np.abs(found.astype(np.float64) - wanted.astype(np.float64)).max()
+    if wanted.dtype == np.uint8:
+        return Comparison(what, float(difference), FRAME_TOLERANCE)
+    return Comparison(what, float(difference / max(np.abs(wanted).max(), 1e-30)), GRAPH_TOLERANCE)

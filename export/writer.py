@@ -1,0 +1,180 @@
+"""Writes a bundle: graphs, weights, motion network, manifest and report, all of it or nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from safetensors.numpy import save_file
+from styleinv.export.graphs import graphs_of
+from styleinv.export.onnx_graph import OPSET, WEIGHTS_FILE, array_specs, export_onnx, join, write_models
+from styleinv.export.verify import SEED, Comparison, as_table, verify
+from styleinv.runtime.bundle import FORMAT_VERSION, MANIFEST_NAME, MOTION_FILE, Bundle, file_sha256, write_manifest
+from styleinv.runtime.errors import BundleError
+from styleinv.runtime.rollout import Rollout
+from styleinv.runtime.sinks import encode_png
+from styleinv.training.checkpoint import Checkpoint
+from styleinv.training.model import StyleInV
+from torch import nn
+from tqdm import tqdm
+
+NOISE_MODES = ("const", "none")
+PREVIEW_FRAMES = 8
+PROBE_TIMES = (0.0, 1.0, 1000.5)
+
+
+def export_bundle(checkpoint: Checkpoint, out: Path, *, noise: str = "const", progress: bool = True) -> list[Comparison]:
+    """Export a checkpoint into the bundle folder `out` and verify it against PyTorch.
+
+    `out` appears at the end, whole; an earlier bundle there is replaced, anything else is not touched.
+    Returns what was verified. BundleError where `out` is in the way, or where a graph does not compute what the
+    model computes (then nothing is left behind).
+    """
+    if noise not in NOISE_MODES:
+        raise BundleError(f"noise: found {noise!r}, expected one of {', '.join(NOISE_MODES)}")
+    with _replacing_folder(out) as folder:
+        models = _export_graphs(checkpoint, noise, progress)
+        write_models(models, folder)
+        if isinstance(checkpoint.model, StyleInV):
+            save_file(motion_tensors(checkpoint.model), folder / MOTION_FILE)
+        manifest = _manifest(checkpoint, noise, folder, models)
+        write_manifest(folder, manifest)
+
+        comparisons = verify(folder, checkpoint.model, checkpoint.config, noise)
+        manifest["verification"] = {item.what: item.error for item in comparisons}
+        if checkpoint.kind != "inversion":
+            manifest["probes"] = _play_samples(folder, checkpoint.kind)
+        (folder / "report.md").write_text(_report(checkpoint, noise, comparisons), encoding="utf-8")
+        write_manifest(folder, manifest)
+        Bundle.open(folder)
+    return comparisons
+
+
+def motion_tensors(model: StyleInV) -> dict[str, np.ndarray]:
+    """The motion network's weights, as they are in the checkpoint: gains are applied in float64 at run time."""
+    return {name: tensor.numpy() for name, tensor in model.motion.state_dict().items()}
+
+
+def _export_graphs(checkpoint: Checkpoint, noise: str, progress: bool) -> dict[str, onnx.ModelProto]:
+    graphs = graphs_of(checkpoint.model, checkpoint.config, noise)
+    models = {
+        graph.name: export_onnx(graph) for graph in tqdm(graphs, desc="export", unit=" graphs", disable=not progress)
+    }
+    if "latent" in models:
+        models["frame"] = join(models["latent"], models["synthesis"], "w", ["frame"])
+    return models
+
+
+def _manifest(
+    checkpoint: Checkpoint, noise: str, folder: Path, models: dict[str, onnx.ModelProto]
+) -> dict[str, Any]:
+    others = [name for name in (WEIGHTS_FILE, MOTION_FILE) if (folder / name).exists()]
+    return {
+        "format_version": FORMAT_VERSION,
+        "kind": checkpoint.kind,
+        "frame_rate": checkpoint.config.frame_rate,
+        "noise": noise,
+        "model": dataclasses.asdict(checkpoint.config.model),
+        "graphs": {
+            name: {
+                "file": f"{name}.onnx",
+                "sha256": file_sha256(folder / f"{name}.onnx"),
+                "precision": "fp32",
+                "inputs": array_specs(model.graph.input),
+                "outputs": array_specs(model.graph.output),
+            }
+            for name, model in models.items()
+        },
+        "files": {
+            name: {"sha256": file_sha256(folder / name), "bytes": (folder / name).stat().st_size} for name in others
+        },
+        "engines": [],
+        "transfers": {},
+        "provenance": _provenance(checkpoint),
+        "verification": {},
+        "probes": {},
+    }
+
+
+def _provenance(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "checkpoint": checkpoint.path.name,
+        "checkpoint_sha256": file_sha256(checkpoint.path),
+        "preset": checkpoint.config.preset,
+        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "opset": OPSET,
+        "versions": {
+            "styleinv": importlib.metadata.version("styleinv"),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "onnx": onnx.__version__,
+        },
+    }
+
+
+def _play_samples(folder: Path, kind: str) -> dict[str, Any]:
+    """Writes preview.png, a row of frames over time; returns values that every session must reproduce."""
+    with Rollout.open(folder, seed=SEED) as rollout:
+        distance = rollout.bundle.motion["anchor_distance"] if kind == "styleinv" else 0
+        times = [distance * step / 2 for step in range(PREVIEW_FRAMES)] if kind == "styleinv" else [0.0]
+        row = np.concatenate(list(rollout.frames(times)), axis=1)
+        (folder / "preview.png").write_bytes(encode_png(row))
+        probes = PROBE_TIMES if kind == "styleinv" else (0.0,)
+        return {
+            "seed": SEED,
+            "t": list(probes),
+            "w": [[float(value) for value in latent[:8]] for latent in rollout.latents(probes)],
+            "mean_level": [float(frame.mean()) for frame in rollout.frames(probes)],
+        }
+
+
+def _report(checkpoint: Checkpoint, noise: str, comparisons: list[Comparison]) -> str:
+    picture = checkpoint.config.model.generator
+    preview = "\n![frames over time](preview.png)\n" if checkpoint.kind != "inversion" else ""
+    return f"""# {checkpoint.path.name}, exported
+
+A model of kind `{checkpoint.kind}` (preset `{checkpoint.config.preset}`), {picture.resolution}x{picture.resolution},
+{count_parameters(checkpoint.model) / 1e6:.2f} M parameters, noise `{noise}`, fp32.
+{preview}
+## Verified against PyTorch
+
+Graphs: largest error over the largest value. Bytes (`uint8` outputs and whole frames): largest difference in levels.
+
+{as_table(comparisons)}
+"""
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of weights of a model, buffers aside."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@contextmanager
+def _replacing_folder(out: Path) -> Iterator[Path]:
+    """A temporary sibling that takes the place of `out` when the block ends well, and vanishes when it does not."""
+    if out.exists() and not (out / MANIFEST_NAME).is_file():
+        raise BundleError(f"{out}: found something that is not a bundle, expected a new name or an earlier bundle")
+    if not out.parent.is_dir():
+        raise BundleError(f"{out}: found no folder {out.parent}, expected one")
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    old = out.with_name(f".{out.name}.{os.getpid()}.old")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if out.exists():
+            out.rename(old)
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

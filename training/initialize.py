@@ -1,0 +1,66 @@
+"""An untrained but well-conditioned model: activations of order one everywhere, latents that move.
+
+A randomly initialised IR-SE backbone is not: its outputs reach 1e4 and half precision turns them to NaN. So what
+training would settle is set from data here: batch statistics, the scale of pictures and of latent offsets.
+"""
+
+from __future__ import annotations
+
+import torch
+from styleinv.training.config import Config
+from styleinv.training.encoder import Bottleneck, Encoder
+from styleinv.training.generator import Generator, SynthesisLayer
+from styleinv.training.model import StyleInV, build_styleinv
+from torch import Tensor, nn
+
+IMAGE_DEVIATION = 0.5  # of pixels, which stay mostly inside [-1, 1]
+NOISE_STRENGTH = 0.1
+RESIDUAL_SCALE = 0.5  # of a bottleneck's last normalisation: two dozen of them add up
+OFFSET_SHARE = 0.5  # of a latent's deviation: how far frames move away from w0
+SAMPLES = 8  # pictures and times that statistics are taken from
+
+
+@torch.no_grad()
+def initialize(config: Config, seed: int = 0) -> StyleInV:
+    """A whole model, deterministic in (config, seed), in evaluation mode."""
+    torch.manual_seed(seed)
+    model = build_styleinv(config.model).eval()
+    _settle_generator(model.generator, config.model.generator.z_dim)
+    z = torch.randn(SAMPLES, config.model.generator.z_dim)
+    w0 = model.generator.mapping(z)
+    x0 = model.generator.synthesis(w0)
+    if not config.model.input_residual:
+        model.latent_average.copy_(model.generator.mapping.latent_average)
+
+    span = 4 * config.model.motion.anchor_distance
+    t = torch.linspace(0, span, SAMPLES, dtype=torch.float64)[:, None]  # one time for each picture
+    noise = torch.randn(SAMPLES, model.motion.anchors_needed(span), config.model.motion.noise_dim)
+    style = model.style(w0, model.motion(noise, t)[:, 0].to(w0.dtype))
+    _settle_encoder(model.encoder, x0, style)
+    deviation = w0.std(dim=0).mean()
+    model.encoder.head.weight *= OFFSET_SHARE * deviation / model.encoder(x0, style).std(dim=0).mean()
+    return model.requires_grad_(False)
+
+
+def _settle_generator(generator: Generator, z_dim: int) -> None:
+    for layer in generator.synthesis.modules():
+        if isinstance(layer, SynthesisLayer) and layer.use_noise:
+            layer.noise_strength.fill_(NOISE_STRENGTH)
+    generator.mapping.latent_average.copy_(generator.mapping(torch.randn(4096, z_dim), truncation=1.0).mean(dim=0))
+    scale = IMAGE_DEVIATION / generator(torch.randn(SAMPLES, z_dim)).std()
+    for block in generator.synthesis.blocks:
+        block.to_rgb.weight *= scale
+
+
+def _settle_encoder(encoder: Encoder, image: Tensor, style: Tensor) -> None:
+    """Set every batch normalisation's running statistics to those of one batch."""
+    for module in encoder.modules():
+        if isinstance(module, Bottleneck):
+            last = module.residual[4]
+            assert isinstance(last, nn.BatchNorm2d)
+            last.weight.fill_(RESIDUAL_SCALE)
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # average over the batches seen: this one
+    encoder.train()
+    encoder(image, style)
+    encoder.eval()

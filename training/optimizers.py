@@ -1,0 +1,23 @@
+"""Adam as GAN training uses it, and real pictures as networks take them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+def lazy_adam(parameters: Iterable[nn.Parameter], learning_rate: float, interval: int = 0) -> torch.optim.Adam:
+    """Adam (0, 0.99), adjusted for a regularisation term that is taken every `interval` steps only.
+
+    Source: StyleGAN2 appendix B, 'lazy regularization'.
+    """
+    ratio = interval / (interval + 1) if interval else 1.0
+    return torch.optim.Adam(list(parameters), lr=learning_rate * ratio, betas=(0.0, 0.99**ratio), eps=1e-8)
+
+
+def to_pictures(frames: np.ndarray) -> Tensor:
+    """Bytes [..., H, W, 3] -> float pictures [..., 3, H, W] in [-1, 1]."""
+    return torch.from_numpy(frames).movedim(-1, -3).float() / 127.5 - 1

@@ -1,0 +1,70 @@
+"""Stage 2: an encoder that finds the latent of a picture, against the frozen generator (pSp, paper section 3.2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from styleinv.training.config import Config
+from styleinv.training.data import ClipSet, frame_batch
+from styleinv.training.ema import averaged_copy, ramped_half_life, update_average
+from styleinv.training.generator import Generator
+from styleinv.training.model import InversionModel, build_inversion
+from styleinv.training.optimizers import to_pictures
+from styleinv.training.perceptual import Distance
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+PREVIEW = 8
+
+
+class InversionStage:
+    """Trains `encoder` so that the generator redraws real frames: squared error and a perceptual distance."""
+
+    name = "inversion"
+
+    def __init__(self, config: Config, clips: ClipSet, seed: int, generator: Generator, distance: Distance) -> None:
+        torch.manual_seed(seed)
+        self.config = config
+        self.clips = clips
+        self.seed = seed
+        self.images_per_step = config.inversion.batch
+        self.generator = generator.eval().requires_grad_(False)
+        self.distance = distance
+        self.encoder = build_inversion(config.model).train()
+        self.encoder.latent_average.copy_(generator.mapping.latent_average)
+        self.average: InversionModel = averaged_copy(self.encoder)
+        self.networks: dict[str, nn.Module] = {"encoder": self.encoder, "average": self.average}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            "encoder": torch.optim.Adam(self.encoder.parameters(), lr=config.inversion.learning_rate)
+        }
+
+    def step(self, index: int) -> dict[str, float]:
+        settings = self.config.inversion
+        real = to_pictures(frame_batch(self.clips, self.seed, index * settings.batch, settings.batch, mirror=False))
+        redrawn = self.generator.synthesis(self.encoder(real))
+        squared = F.mse_loss(redrawn, real)
+        perceptual = self.distance(redrawn, real)
+        loss = settings.l2_weight * squared + settings.perceptual_weight * perceptual
+        self.optimizers["encoder"].zero_grad()
+        loss.backward()
+        self.optimizers["encoder"].step()
+        seen = (index + 1) * settings.batch
+        half_life = ramped_half_life(settings.ema_images, settings.ema_rampup, seen)
+        update_average(self.average, self.encoder, settings.batch, half_life)
+        return {"l2": squared.item(), "perceptual": perceptual.item()}
+
+    def numbers(self) -> dict[str, Any]:
+        return {}
+
+    def restore_numbers(self, numbers: dict[str, Any]) -> None:
+        pass
+
+    def result(self) -> InversionModel:
+        return self.average
+
+    @torch.no_grad()
+    def preview(self) -> Tensor:
+        """Real frames and, beside each, what the generator makes of its latent."""
+        real = to_pictures(frame_batch(self.clips, 0, 0, PREVIEW, mirror=False))
+        return torch.stack([real, self.generator.synthesis(self.average(real))], dim=1).flatten(0, 1)

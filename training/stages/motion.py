@@ -1,0 +1,166 @@
+"""Stage 3: the encoder modulated over time, against a discriminator of clips (paper section 3.3).
+
+The generator is frozen. A fake clip has four frames: t = 0 and three random times ('first-frame-aware sparse
+training'); its frame at t = 0 is shown to the discriminator as x0 itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from styleinv.training.augment import AdaptiveProbability, augment
+from styleinv.training.config import Config
+from styleinv.training.data import ClipSet, clip_batch, sample_times
+from styleinv.training.discriminator import CLIP_FRAMES, ClipDiscriminator
+from styleinv.training.ema import averaged_copy, ramped_half_life, update_average
+from styleinv.training.generator import Generator
+from styleinv.training.losses import discriminator_loss, generator_loss, r1_penalty
+from styleinv.training.model import InversionModel, StyleInV, build_styleinv
+from styleinv.training.optimizers import lazy_adam, to_pictures
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+PREVIEW = 4  # clips
+FAKE_TIMES_DOMAIN = 3  # keeps the fakes' times apart from the draws of the data
+
+
+class MotionStage:
+    """Trains motion codes, temporal style and encoder; the moving average of the whole model is the result."""
+
+    name = "motion"
+
+    def __init__(
+        self, config: Config, clips: ClipSet, seed: int, generator: Generator, inversion: InversionModel
+    ) -> None:
+        torch.manual_seed(seed)
+        settings = config.motion
+        self.config = config
+        self.clips = clips
+        self.seed = seed
+        self.images_per_step = settings.batch
+        self.model = build_styleinv(config.model)
+        self.model.generator.load_state_dict(generator.state_dict())
+        self.model.encoder.load_state_dict(inversion.encoder.state_dict(), strict=False)  # all but temporal blocks
+        if not config.model.input_residual:
+            self.model.latent_average.copy_(generator.mapping.latent_average)
+        # The backbone's statistics stay those of the inversion stage: a step sees a handful of scenes only.
+        self.model.eval()
+        self.model.generator.requires_grad_(False)
+        self.discriminator = ClipDiscriminator(
+            config.model.generator.resolution,
+            config.discriminator.clip_channel_base,
+            config.discriminator.channel_max,
+            config.discriminator.join_resolution,
+            settings.max_span,
+            config.discriminator.time_dim,
+            config.discriminator.group_size,
+            config.discriminator.conv_clamp,
+        )
+        self.average: StyleInV = averaged_copy(self.model)
+        self.networks: dict[str, nn.Module] = {
+            "model": self.model,
+            "discriminator": self.discriminator,
+            "average": self.average,
+        }
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            "model": lazy_adam(trained, settings.learning_rate),
+            "discriminator": lazy_adam(
+                self.discriminator.parameters(), settings.discriminator_learning_rate, settings.r1_interval
+            ),
+        }
+        self.probability = AdaptiveProbability(
+            config.augment.target, config.augment.speed_images, config.augment.interval
+        )
+
+    def step(self, index: int) -> dict[str, float]:
+        settings = self.config.motion
+        frames, real_times = clip_batch(
+            self.clips, self.seed, index * settings.batch, settings.batch, max_span=settings.max_span, mirror=False
+        )
+        generator = np.random.Generator(np.random.Philox(key=[self.seed, FAKE_TIMES_DOMAIN], counter=[0, 0, index, 0]))
+        times = torch.from_numpy(sample_times(generator, 2 * settings.batch, settings.max_span, fractional=True))
+        losses = self._train_model(times[: settings.batch])
+        losses |= self._train_discriminator(
+            to_pictures(frames), torch.from_numpy(real_times), times[settings.batch :], index
+        )
+        half_life = ramped_half_life(settings.ema_images, settings.ema_rampup, (index + 1) * settings.batch)
+        update_average(self.average, self.model, settings.batch, half_life)
+        return losses | {"augment": self.probability.p}
+
+    def _train_model(self, times: Tensor) -> dict[str, float]:
+        settings = self.config.motion
+        self.discriminator.requires_grad_(False)
+        clip, first_frame, w0, w = self._generate(times)
+        adversarial = generator_loss(self.discriminator(augment(clip, self.probability.p), times))
+        first = F.mse_loss(first_frame, clip[:, 0])
+        drift = (w - w0[:, None]).norm(dim=2).mean()
+        loss = adversarial + settings.first_frame_weight * first + settings.latent_weight * drift
+        self.optimizers["model"].zero_grad()
+        loss.backward()
+        self.optimizers["model"].step()
+        return {"model": adversarial.item(), "first_frame": first.item(), "drift": drift.item()}
+
+    def _train_discriminator(
+        self, real: Tensor, real_times: Tensor, fake_times: Tensor, index: int
+    ) -> dict[str, float]:
+        settings = self.config.motion
+        self.discriminator.requires_grad_(True)
+        with torch.no_grad():
+            fake = augment(self._generate(fake_times)[0], self.probability.p)
+            real = augment(real, self.probability.p)
+        penalize = index % settings.r1_interval == 0
+        real.requires_grad_(penalize)
+        real_logits = self.discriminator(real, real_times)
+        loss = discriminator_loss(real_logits, self.discriminator(fake, fake_times))
+        losses = {"discriminator": loss.item(), "real": real_logits.mean().item()}
+        if penalize:
+            penalty = r1_penalty(real, real_logits)
+            loss = loss + penalty * (settings.r1_gamma * settings.r1_interval)
+            losses["r1"] = penalty.item()
+        self.optimizers["discriminator"].zero_grad()
+        loss.backward()
+        self.optimizers["discriminator"].step()
+        self.probability.update(real_logits.detach(), settings.batch)
+        return losses
+
+    def _generate(self, times: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Fake clips for times [B, 4], of which the first is 0.
+
+        Returns the clip as the discriminator sees it [B, 4, 3, R, R] (x0 first), the model's own frame at t = 0
+        [B, 3, R, R], w0 [B, W] and the frames' latents [B, 4, W].
+        """
+        model, picture, motion = self.model, self.config.model.generator, self.config.model.motion
+        batch = len(times)
+        with torch.no_grad():
+            w0 = model.generator.mapping(torch.randn(batch, picture.z_dim))
+            x0 = model.generator.synthesis(w0)
+        anchors = model.motion.anchors_needed(float(times.max()))
+        v = model.motion(torch.randn(batch, anchors, motion.noise_dim), times)
+        w = model.latents(w0, x0, v)
+        frames = model.generator.synthesis(w.flatten(0, 1)).unflatten(0, (batch, CLIP_FRAMES))
+        return torch.cat([x0[:, None], frames[:, 1:]], dim=1), frames[:, 0], w0, w
+
+    def numbers(self) -> dict[str, Any]:
+        return {"p": self.probability.p, "signs": self.probability.signs}
+
+    def restore_numbers(self, numbers: dict[str, Any]) -> None:
+        self.probability.p = numbers["p"]
+        self.probability.signs = list(numbers["signs"])
+
+    def result(self) -> StyleInV:
+        return self.average
+
+    @torch.no_grad()
+    def preview(self) -> Tensor:
+        """Each row a clip over time."""
+        draws = torch.Generator().manual_seed(0)
+        span, model = self.config.motion.max_span, self.config.model
+        t = torch.linspace(0, span - 1, PREVIEW, dtype=torch.float64).expand(PREVIEW, -1)
+        z = torch.randn(PREVIEW, model.generator.z_dim, generator=draws)
+        anchors = self.average.motion.anchors_needed(span)
+        noise = torch.randn(PREVIEW, anchors, model.motion.noise_dim, generator=draws)
+        frames: Tensor = self.average(z, noise, t)
+        return frames.flatten(0, 1)
