@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from styleinv.export.graphs import graphs_of
 from styleinv.export.onnx_graph import OPSET, WEIGHTS_FILE, array_specs, export_onnx, join, write_models
 from styleinv.export.verify import SEED, Comparison, as_table, verify
@@ -47,7 +47,7 @@ def export_bundle(checkpoint: Checkpoint, out: Path, *, noise: str = "const", pr
         models = _export_graphs(checkpoint, noise, progress)
         write_models(models, folder)
         if isinstance(checkpoint.model, StyleInV):
-            save_file(motion_tensors(checkpoint.model), folder / MOTION_FILE)
+            (folder / MOTION_FILE).write_bytes(save(motion_tensors(checkpoint.model)))
         manifest = _manifest(checkpoint, noise, folder, models)
         write_manifest(folder, manifest)
 

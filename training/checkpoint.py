@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from styleinv.runtime.errors import CheckpointError, ConfigError
 from styleinv.training import config as configuration
 from styleinv.training.config import Config
@@ -58,7 +58,7 @@ def save_checkpoint(path: str | Path, model: nn.Module, config: Config) -> None:
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with replacing(Path(path)) as temporary:
-        save_file(tensors, temporary, metadata)
+        temporary.write_bytes(save(tensors, metadata))
 
 
 def load_checkpoint(path: str | Path, *, kind: str | None = None) -> Checkpoint:

@@ -148,6 +148,7 @@ class ImageStageConfig:
     ema_images: int = 20_000  # half-life of the moving average
     ema_rampup: float = 0.05
     mirror: bool = False
+    initial_contrast: float = 1.0  # of untrained pictures; less saves a short training from unlearning loud ones
 
     def __post_init__(self) -> None:
         _check_stage("image", self)

@@ -14,7 +14,8 @@ Shapes: B batch, T frames, K anchors, Z size of z, W size of a latent, R resolut
 from __future__ import annotations
 
 import torch
-from styleinv.training.config import GeneratorConfig, ModelConfig
+from styleinv.training.config import Config, GeneratorConfig, ModelConfig
+from styleinv.training.discriminator import ClipDiscriminator, ImageDiscriminator
 from styleinv.training.encoder import Encoder
 from styleinv.training.generator import Generator, MappingNetwork, SynthesisNetwork
 from styleinv.training.motion import MotionNetwork, TemporalStyle
@@ -122,4 +123,29 @@ def build_styleinv(config: ModelConfig) -> StyleInV:
             encoder.pca_scale,
         ),
         config.input_residual,
+    )
+
+
+def build_image_discriminator(config: Config) -> ImageDiscriminator:
+    settings = config.discriminator
+    return ImageDiscriminator(
+        config.model.generator.resolution,
+        settings.channel_base,
+        settings.channel_max,
+        settings.group_size,
+        settings.conv_clamp,
+    )
+
+
+def build_clip_discriminator(config: Config) -> ClipDiscriminator:
+    settings = config.discriminator
+    return ClipDiscriminator(
+        config.model.generator.resolution,
+        settings.clip_channel_base,
+        settings.channel_max,
+        settings.join_resolution,
+        config.motion.max_span,
+        settings.time_dim,
+        settings.group_size,
+        settings.conv_clamp,
     )

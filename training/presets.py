@@ -20,22 +20,37 @@ TINY64 = Config(
     preset="tiny64",
     model=ModelConfig(
         generator=GeneratorConfig(
-            resolution=64, z_dim=64, w_dim=128, mapping_layers=2, channel_base=2048, channel_max=96, conv_clamp=None,
+            resolution=64,
+            z_dim=64,
+            w_dim=128,
+            mapping_layers=2,
+            channel_base=1024,
+            channel_max=128,
+            conv_clamp=None,
             fp16_resolutions=0,
         ),
-        encoder=EncoderConfig(widths=(32, 48, 64, 96), depths=(1, 2, 2, 1)),
+        encoder=EncoderConfig(widths=(32, 64, 96, 128), depths=(1, 2, 3, 2)),
         motion=MotionConfig(
-            noise_dim=64, code_dim=64, anchor_distance=32, frequencies=32, min_period=16.0, max_period=256.0
+            noise_dim=64, code_dim=96, anchor_distance=32, frequencies=32, min_period=16.0, max_period=256.0
         ),
     ),
     discriminator=DiscriminatorConfig(
-        channel_base=2048, channel_max=96, group_size=4, clip_channel_base=1024, time_dim=32, conv_clamp=None
+        channel_base=1024, channel_max=128, group_size=4, clip_channel_base=1024, time_dim=32, conv_clamp=None
     ),
     augment=AugmentConfig(speed_images=100_000),
-    image=ImageStageConfig(images=100_000, batch=16, ema_images=500, path_length_interval=0),
-    inversion=InversionStageConfig(images=20_000, batch=16, learning_rate=1e-3, ema_images=500),
+    image=ImageStageConfig(
+        images=100_000,
+        batch=8,
+        r1_gamma=20.0,
+        r1_interval=4,
+        path_length_interval=0,
+        ema_images=300,
+        ema_rampup=0.0,
+        initial_contrast=0.1,
+    ),
+    inversion=InversionStageConfig(images=20_000, batch=16, learning_rate=1e-3, ema_images=300),
     motion=MotionStageConfig(
-        images=20_000, batch=8, learning_rate=1e-3, clip_length=32, max_span=32, ema_images=500
+        images=20_000, batch=8, learning_rate=1e-3, clip_length=32, max_span=32, ema_images=300, ema_rampup=0.0
     ),
     snapshot_images=2_000,
 )

@@ -8,11 +8,10 @@ import torch
 from styleinv.training.augment import AdaptiveProbability, augment
 from styleinv.training.config import Config
 from styleinv.training.data import ClipSet, frame_batch
-from styleinv.training.discriminator import ImageDiscriminator
 from styleinv.training.ema import averaged_copy, ramped_half_life, update_average
 from styleinv.training.generator import Generator
 from styleinv.training.losses import discriminator_loss, generator_loss, path_lengths, r1_penalty
-from styleinv.training.model import build_generator
+from styleinv.training.model import build_generator, build_image_discriminator
 from styleinv.training.optimizers import lazy_adam, to_pictures
 from torch import Tensor, nn
 
@@ -34,14 +33,13 @@ class ImageStage:
         self.seed = seed
         self.images_per_step = settings.batch
         self.generator = build_generator(picture)
-        self.discriminator = ImageDiscriminator(
-            picture.resolution,
-            config.discriminator.channel_base,
-            config.discriminator.channel_max,
-            config.discriminator.group_size,
-            config.discriminator.conv_clamp,
-        )
+        with torch.no_grad():
+            for block in self.generator.synthesis.blocks:
+                block.to_rgb.weight *= settings.initial_contrast
+        self.discriminator = build_image_discriminator(config)
         self.average: Generator = averaged_copy(self.generator)
+        for network in (self.generator, self.discriminator):
+            network.to(memory_format=torch.channels_last)  # what convolutions on a CPU are fastest with
         self.networks: dict[str, nn.Module] = {
             "generator": self.generator,
             "discriminator": self.discriminator,

@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
+from styleinv.runtime.errors import CheckpointError
 from styleinv.training.config import Config
 from styleinv.training.data import ClipSet, frame_batch
-from styleinv.training.ema import averaged_copy, ramped_half_life, update_average
+from styleinv.training.ema import averaged_copy, update_average
 from styleinv.training.generator import Generator
-from styleinv.training.model import InversionModel, build_inversion
+from styleinv.training.loop import read_state
+from styleinv.training.model import InversionModel, build_image_discriminator, build_inversion
 from styleinv.training.optimizers import to_pictures
-from styleinv.training.perceptual import Distance
+from styleinv.training.perceptual import Distance, discriminator_distance, load_lpips
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 PREVIEW = 8
+
+
+def perceptual_distance(config: Config, lpips: Path | None, image_state: Path) -> Distance:
+    """LPIPS where its weights are given, else the features of the image stage's discriminator.
+
+    `image_state` is the image stage's training state; CheckpointError where neither can be read.
+    """
+    if lpips is not None:
+        return load_lpips(lpips)
+    if not image_state.is_file():
+        raise CheckpointError(
+            f"{image_state}: no such file, expected the image stage's training state, whose discriminator compares "
+            "pictures; or give weights of LPIPS with --lpips"
+        )
+    discriminator = build_image_discriminator(config)
+    try:
+        discriminator.load_state_dict(read_state(image_state)["networks"]["discriminator"])
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(f"{image_state}: networks.discriminator: does not fit this run: {error}") from error
+    return discriminator_distance(discriminator)
 
 
 class InversionStage:
@@ -49,9 +72,7 @@ class InversionStage:
         self.optimizers["encoder"].zero_grad()
         loss.backward()
         self.optimizers["encoder"].step()
-        seen = (index + 1) * settings.batch
-        half_life = ramped_half_life(settings.ema_images, settings.ema_rampup, seen)
-        update_average(self.average, self.encoder, settings.batch, half_life)
+        update_average(self.average, self.encoder, settings.batch, settings.ema_images)
         return {"l2": squared.item(), "perceptual": perceptual.item()}
 
     def numbers(self) -> dict[str, Any]:

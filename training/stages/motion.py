@@ -13,11 +13,11 @@ import torch
 from styleinv.training.augment import AdaptiveProbability, augment
 from styleinv.training.config import Config
 from styleinv.training.data import ClipSet, clip_batch, sample_times
-from styleinv.training.discriminator import CLIP_FRAMES, ClipDiscriminator
+from styleinv.training.discriminator import CLIP_FRAMES
 from styleinv.training.ema import averaged_copy, ramped_half_life, update_average
 from styleinv.training.generator import Generator
 from styleinv.training.losses import discriminator_loss, generator_loss, r1_penalty
-from styleinv.training.model import InversionModel, StyleInV, build_styleinv
+from styleinv.training.model import InversionModel, StyleInV, build_clip_discriminator, build_styleinv
 from styleinv.training.optimizers import lazy_adam, to_pictures
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -48,16 +48,7 @@ class MotionStage:
         # The backbone's statistics stay those of the inversion stage: a step sees a handful of scenes only.
         self.model.eval()
         self.model.generator.requires_grad_(False)
-        self.discriminator = ClipDiscriminator(
-            config.model.generator.resolution,
-            config.discriminator.clip_channel_base,
-            config.discriminator.channel_max,
-            config.discriminator.join_resolution,
-            settings.max_span,
-            config.discriminator.time_dim,
-            config.discriminator.group_size,
-            config.discriminator.conv_clamp,
-        )
+        self.discriminator = build_clip_discriminator(config)
         self.average: StyleInV = averaged_copy(self.model)
         self.networks: dict[str, nn.Module] = {
             "model": self.model,

@@ -1,0 +1,195 @@
+"""The bundle: the folder that export writes and runtime plays.
+
+    sky.bundle/   manifest.json   <graph>.onnx ...   weights.bin   motion.safetensors
+
+The manifest carries the hash of every other file and a digest of itself, so damage is found when the bundle is
+opened and not after a night of strange frames. Hashes show integrity, not origin.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from styleinv.runtime.errors import BundleError
+from styleinv.runtime.manifest import (
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    MOTION_FILE,
+    DeclaredFile,
+    canonical_json,
+    check_manifest,
+    declared_files,
+    manifest_digest,
+)
+
+__all__ = [
+    "FORMAT_VERSION",
+    "MANIFEST_NAME",
+    "MOTION_FILE",
+    "ArraySpec",
+    "Bundle",
+    "GraphSpec",
+    "canonical_json",
+    "file_sha256",
+    "manifest_digest",
+    "write_manifest",
+]
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """An input or output of a graph: numpy's name of its dtype, and its sizes, dynamic ones by name."""
+
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """One exported network part: its file on this machine and what it takes and gives."""
+
+    name: str
+    file: Path
+    sha256: str
+    precision: str
+    inputs: Mapping[str, ArraySpec]
+    outputs: Mapping[str, ArraySpec]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: its folder and its checked manifest. Opening holds no file open."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path, verify_hashes: bool = True) -> Bundle:
+        """Opens the bundle folder at `path`.
+
+        Args:
+            verify_hashes: also read every file and compare its SHA-256; without it names and sizes are still checked.
+        Raises: BundleError naming the bundle, the field, what was found and what was expected.
+        """
+        folder = Path(path)
+        manifest = _read_manifest(folder)
+        check_manifest(manifest, str(folder))
+        for file in declared_files(manifest):
+            try:
+                _check_file(folder, file, verify_hashes)
+            except (OSError, RuntimeError) as error:  # unreadable, a name too long, links in a circle
+                raise BundleError(f"{folder}: {file.field}: found {error}, expected a readable file") from error
+        return cls(folder, manifest)
+
+    @property
+    def kind(self) -> str:
+        """'styleinv' (clips), 'image' (single pictures) or 'inversion' (picture to latent)."""
+        return str(self.manifest["kind"])
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second of the clips the model learned from."""
+        return float(self.manifest["frame_rate"])
+
+    @property
+    def generator(self) -> Mapping[str, Any]:
+        """The generator's configuration: resolution, z_dim, w_dim, label_dim, ..."""
+        configuration: Mapping[str, Any] = self.manifest["model"]["generator"]
+        return configuration
+
+    @property
+    def motion(self) -> Mapping[str, Any]:
+        """The motion network's configuration; of bundles of kind 'styleinv' only."""
+        configuration: Mapping[str, Any] = self.manifest["model"]["motion"]
+        return configuration
+
+    def graph(self, name: str) -> GraphSpec:
+        """The graph of this name. Raises BundleError where the bundle has none."""
+        graphs = self.manifest["graphs"]
+        if name not in graphs:
+            raise BundleError(f"{self.path}: graphs: found {', '.join(sorted(graphs))}, expected {name}")
+        entry = graphs[name]
+        return GraphSpec(
+            name=name,
+            file=self.path / entry["file"],
+            sha256=entry["sha256"],
+            precision=entry["precision"],
+            inputs=_array_specs(entry["inputs"]),
+            outputs=_array_specs(entry["outputs"]),
+        )
+
+    def motion_tensors(self) -> dict[str, npt.NDArray[Any]]:
+        """Reads motion.safetensors: float32 arrays by name. Raises BundleError where it cannot be read."""
+        try:
+            return dict(load_file(self.path / MOTION_FILE))
+        except (OSError, SafetensorError) as error:
+            raise BundleError(f"{self.path}: {MOTION_FILE}: found {error}, expected a safetensors file") from error
+
+
+def write_manifest(path: str | Path, manifest: Mapping[str, Any]) -> None:
+    """Writes manifest.json into the bundle folder `path`, with the digest added (or replaced)."""
+    complete = {**manifest, "digest": manifest_digest(manifest)}
+    text = json.dumps(complete, sort_keys=True, indent=1, ensure_ascii=True, allow_nan=False)
+    (Path(path) / MANIFEST_NAME).write_text(text + "\n", encoding="ascii")
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _read_manifest(folder: Path) -> Any:
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "nothing"
+        raise BundleError(f"{folder}: found {found}, expected the folder of a bundle")
+    try:
+        text = (folder / MANIFEST_NAME).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise BundleError(f"{folder}: found no {MANIFEST_NAME}, expected one: this is no bundle") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"{folder}: {MANIFEST_NAME}: found {error}, expected a readable text") from error
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{folder}: {MANIFEST_NAME}: found {error}, expected JSON") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"the number {name}")
+
+
+def _check_file(folder: Path, declared: DeclaredFile, verify_hash: bool) -> None:
+    where = f"{folder}: {declared.field}"
+    file = _resolve_inside(folder, where, declared.name)
+    if not file.is_file():
+        raise BundleError(f"{where}: found no file {declared.name}, expected one")
+    size = file.stat().st_size
+    if declared.size is not None and size != declared.size:
+        raise BundleError(f"{where}: found {size} bytes, expected {declared.size}: {declared.name} is damaged")
+    if verify_hash and (found := file_sha256(file)) != declared.sha256:
+        raise BundleError(f"{where}: found SHA-256 {found}, expected {declared.sha256}: {declared.name} is damaged")
+
+
+def _resolve_inside(folder: Path, where: str, name: str) -> Path:
+    """The file a manifest names, which must lie in the bundle: a manifest is input, and may be hostile."""
+    pure = PurePosixPath(name)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name or "\0" in name:
+        raise BundleError(f"{where}: found {name!r}, expected a relative path inside the bundle")
+    file = folder / pure
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise BundleError(f"{where}: found {name!r}, a link that leaves the bundle, expected a file in it")
+    return file
+
+
+def _array_specs(entries: Mapping[str, Any]) -> dict[str, ArraySpec]:
+    return {name: ArraySpec(entry["dtype"], tuple(entry["shape"])) for name, entry in entries.items()}

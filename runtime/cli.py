@@ -1,0 +1,90 @@
+"""The command line: `styleinv COMMAND ...`.
+
+Each command is a function that takes its arguments as a list and returns an exit status (or None). It is imported only
+when it is called, so `styleinv stream` never loads what `styleinv train` needs.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from styleinv.runtime.errors import StyleInVError
+
+COMMANDS = {
+    "stream": ("styleinv.runtime.stream:main", "play a bundle into a video, a folder of pictures or a pipe"),
+    "train": ("styleinv.training.cli:train", "train a stage of a model on a folder of clips"),
+    "init": ("styleinv.training.cli:init", "write a configuration to start training from"),
+    "export": ("styleinv.export.cli:main", "compile a checkpoint into a bundle"),
+    "demo": ("styleinv.export.demo:main", "train, export and play a small model, in minutes, on this machine"),
+}
+EXTRAS = {"training": "train", "export": "export", "runtime": "runtime-cpu"}  # what to install for a room's commands
+
+Command = Callable[[list[str]], int | None]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status: 0 done, 2 bad input, 130 interrupted.
+
+    argparse leaves by SystemExit, as everywhere.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments)
+    except StyleInVError as error:
+        print(f"styleinv: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # as in `styleinv --help | head -1`; nothing more can be said on that pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help(), flush=True)
+        return 0
+    if arguments[0] == "--version":
+        print(f"styleinv {importlib.metadata.version('styleinv')}", flush=True)
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(COMMANDS)}"
+        print(f"styleinv: error: found no command {name}; {hint}", file=sys.stderr)
+        return 2
+    return _load(name)(rest) or 0
+
+
+def _load(name: str) -> Command:
+    module, _, function = COMMANDS[name][0].partition(":")
+    try:
+        command: Command = getattr(importlib.import_module(module), function)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("styleinv"):
+            raise
+        extra = EXTRAS[module.split(".")[1]]
+        raise StyleInVError(
+            f"`styleinv {name}` needs {error.name}, which is not installed: `pip install 'styleinv[{extra}]'`"
+        ) from error
+    return command
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:{width}}  {text}" for name, (_, text) in COMMANDS.items())
+    return (
+        "usage: styleinv [--help] [--version] COMMAND ...\n\n"
+        "StyleInV: endless video from a generator of single pictures.\n\n"
+        f"commands:\n{commands}\n\n"
+        "`styleinv COMMAND --help` explains one of them."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,216 @@
+"""The manifest: a bundle's description of itself, its canonical form and the rules its fields keep."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from styleinv.runtime.errors import BundleError
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+MOTION_FILE = "motion.safetensors"
+
+# For each kind of bundle, its graphs; for each graph, the inputs and outputs that the runtime relies on. `latent` and
+# `frame` also take every output of `content`, under the same names.
+GRAPHS: dict[str, dict[str, tuple[set[str], set[str]]]] = {
+    "styleinv": {
+        "mapping": ({"z", "truncation_psi"}, {"w0"}),
+        "synthesis": ({"w"}, {"image", "frame"}),
+        "content": ({"image"}, set()),
+        "latent": ({"w0", "v"}, {"w"}),
+        "frame": ({"w0", "v"}, {"frame"}),
+    },
+    "image": {
+        "mapping": ({"z", "truncation_psi"}, {"w0"}),
+        "synthesis": ({"w"}, {"image", "frame"}),
+    },
+    "inversion": {"inversion": ({"image"}, {"w0"})},
+}
+
+
+def canonical_json(manifest: Mapping[str, Any]) -> str:
+    """The one JSON text that a manifest has. Raises ValueError where a number is not finite."""
+    return json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """SHA-256, in hexadecimal, of the canonical JSON of the manifest without its field `digest`."""
+    rest = {field: value for field, value in manifest.items() if field != "digest"}
+    return hashlib.sha256(canonical_json(rest).encode("ascii")).hexdigest()
+
+
+def check_manifest(manifest: object, bundle: str) -> None:
+    """Checks version, digest and every field. Raises BundleError naming the bundle, the field and what was expected."""
+    if not isinstance(manifest, dict):
+        raise BundleError(f"{bundle}: {MANIFEST_NAME}: found {_shown(manifest)}, expected a JSON object")
+    version = manifest.get("format_version")
+    if type(version) is int and version > FORMAT_VERSION:
+        raise BundleError(
+            f"{bundle}: format_version: found {version}, expected {FORMAT_VERSION}, which is what this styleinv reads: "
+            "the bundle is newer; upgrade with `pip install --upgrade styleinv`"
+        )
+    _check(version, VERSION, bundle, "format_version")
+    try:
+        digest = manifest_digest(manifest)
+    except ValueError as error:  # JSON's 1e999 is read as infinity
+        raise BundleError(f"{bundle}: {MANIFEST_NAME}: found {error}, expected finite numbers") from error
+    if manifest.get("digest") != digest:
+        raise BundleError(
+            f"{bundle}: digest: found {_shown(manifest.get('digest'))}, expected {digest}: "
+            f"{MANIFEST_NAME} was changed after it was written"
+        )
+    _check(manifest, MANIFEST, bundle, "")
+    if manifest["kind"] == "styleinv":
+        _check(manifest["model"], {"motion": MOTION}, bundle, "model")
+        _check(manifest["files"], {MOTION_FILE: FILE}, bundle, "files")
+    _check_graphs(manifest, bundle)
+
+
+@dataclass(frozen=True)
+class DeclaredFile:
+    """A file that a manifest speaks of, and where it does. The size is in bytes, None where it is not given."""
+
+    field: str
+    name: str
+    sha256: str
+    size: int | None
+
+
+def declared_files(manifest: Mapping[str, Any]) -> Iterator[DeclaredFile]:
+    """Every file that a checked manifest speaks of, those of engines and transfers included."""
+    for name, entry in manifest["files"].items():
+        yield DeclaredFile(f"files.{name}", name, entry["sha256"], entry["bytes"])
+    for part in ("graphs", "engines", "transfers"):
+        yield from _files_below(manifest[part], part)
+
+
+def _files_below(value: Any, field: str) -> Iterator[DeclaredFile]:
+    if isinstance(value, dict):
+        if isinstance(value.get("file"), str):
+            yield DeclaredFile(f"{field}.file", value["file"], str(value.get("sha256")), value.get("bytes"))
+        for name, below in value.items():
+            yield from _files_below(below, f"{field}.{name}")
+    elif isinstance(value, list):
+        for index, below in enumerate(value):
+            yield from _files_below(below, f"{field}.{index}")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value must be, in words and as a test."""
+
+    expected: str
+    holds: Callable[[Any], bool]
+
+
+@dataclass(frozen=True)
+class Each:
+    """An object whose names are free and whose values all keep one rule."""
+
+    rule: Rule | Each | Mapping[str, Any]
+
+
+Schema = Rule | Each | Mapping[str, Any]  # a mapping: these fields must be there, others may
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int or (type(value) is float and math.isfinite(value))
+
+
+def _one_of(*words: str) -> Rule:
+    return Rule("one of " + ", ".join(words), lambda value: value in words)
+
+
+VERSION = Rule(f"the number {FORMAT_VERSION}", lambda value: type(value) is int and value == FORMAT_VERSION)
+TEXT = Rule("a text", lambda value: isinstance(value, str) and value != "")
+COUNT = Rule("a whole number of at least 1", lambda value: type(value) is int and value >= 1)
+SIZE = Rule("a whole number of at least 0", lambda value: type(value) is int and value >= 0)
+POSITIVE = Rule("a number above 0", lambda value: _is_number(value) and value > 0)
+OBJECT = Rule("an object", lambda value: isinstance(value, dict))
+LIST = Rule("a list", lambda value: isinstance(value, list))
+SHA256 = Rule(
+    "64 lower-case hexadecimal digits",
+    lambda value: isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef"),
+)
+SHAPE = Rule(
+    "a list of whole numbers and names of dynamic sizes",
+    lambda value: isinstance(value, list) and all(COUNT.holds(size) or TEXT.holds(size) for size in value),
+)
+ARRAYS = Each({"dtype": _one_of("float32", "float16", "uint8", "int64"), "shape": SHAPE})
+FILE = {"sha256": SHA256, "bytes": SIZE}
+MOTION = {
+    "noise_dim": COUNT,
+    "code_dim": COUNT,
+    "anchor_distance": COUNT,
+    "kernel_size": Rule("an odd number", lambda value: COUNT.holds(value) and value % 2 == 1),
+    "lr_multiplier": POSITIVE,
+    "frequencies": COUNT,
+    "max_period": POSITIVE,
+    "min_period": POSITIVE,
+}
+MANIFEST = {
+    "kind": _one_of(*GRAPHS),
+    "frame_rate": POSITIVE,
+    "noise": _one_of("const", "none"),
+    "model": {"generator": {"resolution": COUNT, "z_dim": COUNT, "w_dim": COUNT, "label_dim": SIZE}},
+    "graphs": Each({"file": TEXT, "sha256": SHA256, "precision": TEXT, "inputs": ARRAYS, "outputs": ARRAYS}),
+    "files": Each(FILE),
+    "engines": LIST,
+    "transfers": OBJECT,
+    "provenance": OBJECT,
+    "verification": OBJECT,
+    "probes": OBJECT,
+}
+
+
+def _check(value: Any, schema: Schema, bundle: str, field: str) -> None:
+    if isinstance(schema, Rule):
+        if not schema.holds(value):
+            raise BundleError(f"{bundle}: {field}: found {_shown(value)}, expected {schema.expected}")
+        return
+    _check(value, OBJECT, bundle, field)
+    below = dict.fromkeys(value, schema.rule) if isinstance(schema, Each) else schema
+    for name, rule in below.items():
+        _check(value.get(name), rule, bundle, f"{field}.{name}" if field else name)
+
+
+def _check_graphs(manifest: Mapping[str, Any], bundle: str) -> None:
+    graphs = manifest["graphs"]
+    expected_graphs = GRAPHS[manifest["kind"]]
+    missing = expected_graphs.keys() - graphs.keys()
+    if missing:
+        raise BundleError(
+            f"{bundle}: graphs: found {_listed(graphs)}, expected {_listed(expected_graphs)} "
+            f"in a bundle of kind {manifest['kind']}"
+        )
+    features = set(graphs["content"]["outputs"]) if "content" in expected_graphs else set()
+    for graph, (inputs, outputs) in expected_graphs.items():
+        inputs = inputs | (features if graph in ("latent", "frame") else set())
+        if graph == "mapping" and manifest["model"]["generator"]["label_dim"]:
+            inputs = inputs | {"label"}
+        found = graphs[graph]
+        if set(found["inputs"]) != inputs:
+            raise BundleError(
+                f"{bundle}: graphs.{graph}.inputs: found {_listed(found['inputs'])}, expected {_listed(inputs)}"
+            )
+        if not outputs <= set(found["outputs"]):
+            raise BundleError(
+                f"{bundle}: graphs.{graph}.outputs: found {_listed(found['outputs'])}, expected {_listed(outputs)}"
+            )
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(sorted(names)) or "none"
+
+
+def _shown(value: object) -> str:
+    """A value as it stands in a message: the JSON of it, cut short; nothing where the field is missing."""
+    if value is None:
+        return "nothing"
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,247 @@
+"""A tiny bundle whose graphs are simple arithmetic, so that numpy can say what must come out.
+
+mapping    w0 = psi * z M                        synthesis  image = tanh(w S), frame = its uint8
+content    features = mean of the image over H, W; normalized = image minus features
+latent     w = w0 + v T + features C + mean of normalized^2
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+Z, W, U, F, KERNEL, SIZE = 8, 12, 6, 4, 5, 16
+ANCHOR_DISTANCE = 16
+MOTION = {
+    "noise_dim": Z,
+    "code_dim": U,
+    "anchor_distance": ANCHOR_DISTANCE,
+    "kernel_size": KERNEL,
+    "lr_multiplier": 0.01,
+    "frequencies": F,
+    "max_period": 64.0,
+    "min_period": 8.0,
+}
+FRAME = f"uint8[batch,{SIZE},{SIZE},3]"
+IMAGE = f"float[batch,3,{SIZE},{SIZE}]"
+ONNX_DTYPES = {"float": "float32", "uint8": "uint8"}
+
+TO_IMAGE = f"""
+    flat = MatMul(w, S)
+    tall = Tanh(flat)
+    size = Constant<value_ints = [-1, 3, {SIZE}, {SIZE}]>()
+    image = Reshape(tall, size)
+    scale = Constant<value_float = 127.5>()
+    offset = Constant<value_float = 128.0>()
+    low = Constant<value_float = 0.0>()
+    high = Constant<value_float = 255.0>()
+    scaled = Mul(image, scale)
+    shifted = Add(scaled, offset)
+    clipped = Clip(shifted, low, high)
+    whole = Floor(clipped)
+    levels = Cast<to = 2>(whole)
+    frame = Transpose<perm = [0, 2, 3, 1]>(levels)
+"""
+TO_LATENT = """
+    moved = MatMul(v, T)
+    shifted_w = Add(w0, moved)
+    seen = MatMul(features, C)
+    sum = Add(shifted_w, seen)
+    square = Mul(normalized, normalized)
+    axes = Constant<value_ints = [1, 2, 3]>()
+    energy = ReduceMean<keepdims = 0>(square, axes)
+    one = Constant<value_ints = [1]>()
+    column = Unsqueeze(energy, one)
+    w = Add(sum, column)
+"""
+CONTENT_INPUTS = f"float[batch,3] features, {IMAGE} normalized, float[batch,{W}] w0, float[batch,{2 * F}] v"
+GRAPHS = {
+    "mapping": (
+        f"float[batch,{Z}] z, float[batch] truncation_psi",
+        f"float[batch,{W}] w0",
+        "one = Constant<value_ints = [1]>() psi = Unsqueeze(truncation_psi, one) m = MatMul(z, M) w0 = Mul(psi, m)",
+    ),
+    "synthesis": (f"float[batch,{W}] w", f"{IMAGE} image, {FRAME} frame", TO_IMAGE),
+    "content": (
+        f"{IMAGE} image",
+        f"float[batch,3] features, {IMAGE} normalized",
+        """axes = Constant<value_ints = [2, 3]>()
+        mean = ReduceMean(image, axes)
+        features = ReduceMean<keepdims = 0>(image, axes)
+        normalized = Sub(image, mean)""",
+    ),
+    "latent": (CONTENT_INPUTS, f"float[batch,{W}] w", TO_LATENT),
+    "frame": (CONTENT_INPUTS, f"{FRAME} frame", TO_LATENT + TO_IMAGE),
+    "inversion": (
+        f"{IMAGE} image",
+        f"float[batch,{W}] w0",
+        """axes = Constant<value_ints = [2, 3]>()
+        mean = ReduceMean<keepdims = 0>(image, axes)
+        w0 = MatMul(mean, C)""",
+    ),
+}
+KINDS = {
+    "styleinv": ["mapping", "synthesis", "content", "latent", "frame"],
+    "image": ["mapping", "synthesis"],
+    "inversion": ["inversion"],
+}
+
+
+@dataclasses.dataclass
+class TinyBundle:
+    """A bundle folder and what it was made of."""
+
+    path: Path
+    weights: dict[str, np.ndarray]
+    motion_tensors: dict[str, np.ndarray]
+
+    def change_manifest(self, change: Callable[[dict[str, Any]], None]) -> None:
+        """Changes the manifest and writes it with a digest that is right again."""
+        from styleinv.runtime.bundle import write_manifest
+
+        manifest = json.loads((self.path / "manifest.json").read_text())
+        change(manifest)
+        write_manifest(self.path, manifest)
+
+
+@pytest.fixture(scope="session")
+def motion_config() -> dict[str, Any]:
+    return dict(MOTION)
+
+
+@pytest.fixture(scope="session")
+def motion_tensors() -> dict[str, np.ndarray]:
+    return random_motion_tensors(np.random.default_rng(1))
+
+
+@pytest.fixture(scope="session")
+def make_bundle() -> Callable[..., TinyBundle]:
+    """Writes a tiny bundle into a folder: make_bundle(folder, kind="styleinv", label_dim=0)."""
+    pytest.importorskip("onnx", reason="the tiny bundle's graphs are made with onnx")
+    pytest.importorskip("onnxruntime", reason="the tiny bundle runs on onnxruntime")
+    return write_bundle
+
+
+@pytest.fixture(scope="session")
+def tiny(make_bundle: Callable[..., TinyBundle], tmp_path_factory: pytest.TempPathFactory) -> TinyBundle:
+    """A bundle of kind styleinv; not to be changed."""
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "sky.bundle")
+
+
+@pytest.fixture
+def damaged(make_bundle: Callable[..., TinyBundle], tmp_path: Path) -> TinyBundle:
+    """A bundle of kind styleinv that the test may damage."""
+    return make_bundle(tmp_path / "sky.bundle")
+
+
+def random_motion_tensors(generator: np.random.Generator) -> dict[str, np.ndarray]:
+    def normal(*shape: int, scale: float = 1.0) -> np.ndarray:
+        return (scale * generator.standard_normal(shape)).astype(np.float32)
+
+    periods = 2.0 ** np.linspace(np.log2(MOTION["max_period"]), np.log2(MOTION["min_period"]), F)
+    return {
+        "first_code_noise": normal(Z),
+        "conv.0.weight": normal(U, Z, KERNEL, scale=100.0),
+        "conv.0.bias": normal(U, scale=20.0),
+        "conv.1.weight": normal(U, U, KERNEL, scale=100.0),
+        "conv.1.bias": normal(U, scale=20.0),
+        "frequencies": (2.0 * np.pi / periods).astype(np.float32),
+        "period.weight": normal(F, U),
+        "phase.weight": normal(F, U),
+        "aligner.weight": normal(2 * F, U),
+    }
+
+
+def write_bundle(folder: Path, kind: str = "styleinv", label_dim: int = 0) -> TinyBundle:
+    from styleinv.runtime.bundle import file_sha256, write_manifest
+
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(2)
+    weights = {
+        name: (generator.standard_normal(shape) / np.sqrt(shape[0])).astype(np.float32)
+        for name, shape in {"M": (Z, W), "S": (W, 3 * SIZE * SIZE), "T": (2 * F, W), "C": (3, W)}.items()
+    }
+    graphs = {name: write_graph(folder, name, weights, label_dim) for name in KINDS[kind]}
+    motion_tensors = random_motion_tensors(np.random.default_rng(1))
+    if kind == "styleinv":
+        save_file(motion_tensors, folder / "motion.safetensors")
+    others = [path for path in sorted(folder.iterdir()) if path.suffix != ".onnx"]
+    configuration = {"resolution": SIZE, "z_dim": Z, "w_dim": W, "label_dim": label_dim}
+    write_manifest(
+        folder,
+        {
+            "format_version": 1,
+            "kind": kind,
+            "frame_rate": 25.0,
+            "noise": "const",
+            "model": {"generator": configuration, "motion": MOTION, "encoder": {}, "input_residual": True},
+            "graphs": graphs,
+            "files": {path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in others},
+            "engines": [],
+            "transfers": {},
+            "provenance": {},
+            "verification": {},
+            "probes": {},
+        },
+    )
+    return TinyBundle(folder, weights, motion_tensors)
+
+
+def write_graph(folder: Path, name: str, weights: dict[str, np.ndarray], label_dim: int) -> dict[str, Any]:
+    import onnx
+
+    from styleinv.runtime.bundle import file_sha256
+
+    inputs, outputs, nodes = GRAPHS[name]
+    if name == "mapping" and label_dim:
+        inputs += f", float[batch,{label_dim}] label"
+        nodes = nodes.replace("w0 = Mul(psi, m)", f"""
+            x = Mul(psi, m)
+            axes = Constant<value_ints = [1]>()
+            ramp = Constant<value_floats = [{", ".join(str(float(i)) for i in range(label_dim))}]>()
+            weighted = Mul(label, ramp)
+            class = ReduceSum(weighted, axes)
+            w0 = Add(x, class)""")  # fmt: skip
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 18]> {name} ({inputs}) => ({outputs}) {{{nodes}}}'
+    )
+    used = {tensor for node in model.graph.node for tensor in node.input}
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(array, key) for key, array in weights.items() if key in used
+    )
+    file = folder / f"{name}.onnx"
+    if name in ("synthesis", "frame"):  # the one large tensor stands outside, once for both
+        onnx.save_model(
+            model,
+            file,
+            save_as_external_data=True,
+            location=f"{name}.bin",
+            size_threshold=1024,
+            convert_attribute=False,
+        )
+    else:
+        onnx.save_model(model, file)
+    onnx.checker.check_model(file)
+    return {
+        "file": file.name,
+        "sha256": file_sha256(file),
+        "precision": "fp32",
+        "inputs": described(inputs),
+        "outputs": described(outputs),
+    }
+
+
+def described(arrays: str) -> dict[str, Any]:
+    """'float[batch,8] z, ...' as the manifest says it."""
+    description = {}
+    for array in arrays.split(", "):
+        kind, name = array.split(" ")
+        dtype, _, sizes = kind.rstrip("]").partition("[")
+        shape = [int(size) if size.isdecimal() else size for size in sizes.split(",")]
+        description[name] = {"dtype": ONNX_DTYPES[dtype], "shape": shape}
+    return description

@@ -1,0 +1,198 @@
+"""Every way in which a bundle can be wrong is found when it is opened, and named."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from styleinv.runtime import Bundle, BundleError
+from styleinv.runtime.bundle import canonical_json, file_sha256, manifest_digest, write_manifest
+
+
+def test_open(tiny):
+    bundle = Bundle.open(tiny.path)
+    assert bundle.kind == "styleinv" and bundle.frame_rate == 25.0
+    assert bundle.generator["resolution"] == 16 and bundle.motion["anchor_distance"] == 16
+    synthesis = bundle.graph("synthesis")
+    assert synthesis.file == tiny.path / "synthesis.onnx" and synthesis.precision == "fp32"
+    assert synthesis.inputs["w"].shape == ("batch", 12) and synthesis.outputs["frame"].dtype == "uint8"
+    assert bundle.motion_tensors().keys() == tiny.motion_tensors.keys()
+    with pytest.raises(BundleError, match=r"graphs: found content, .*, expected mirror"):
+        bundle.graph("mirror")
+
+
+@pytest.mark.parametrize("kind", ["image", "inversion"])
+def test_open_other_kinds(make_bundle, tmp_path, kind):
+    assert Bundle.open(make_bundle(tmp_path / "b", kind).path).kind == kind
+
+
+def test_digest_is_of_the_canonical_text(tiny):
+    manifest = json.loads((tiny.path / "manifest.json").read_text())
+    assert manifest["digest"] == manifest_digest(manifest)
+    assert canonical_json({"b": [1.0, "é"], "a": None}) == '{"a":null,"b":[1.0,"\\u00e9"]}'
+    with pytest.raises(ValueError):
+        canonical_json({"a": float("nan")})
+
+
+def test_write_manifest_is_read_back(tmp_path):
+    write_manifest(tmp_path, {"b": 1, "a": {"c": [0.1, 1e-30]}, "digest": "stale"})
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest.pop("digest") == manifest_digest(manifest)
+    assert manifest == {"b": 1, "a": {"c": [0.1, 1e-30]}}
+
+
+def refused(path: Path, message: str, **options: bool) -> None:
+    with pytest.raises(BundleError) as caught:
+        Bundle.open(path, **options)
+    assert str(caught.value).startswith(f"{path}: ") and message in str(caught.value), caught.value
+
+
+def test_no_bundle(tmp_path):
+    refused(tmp_path / "nowhere", "found nothing, expected the folder of a bundle")
+    (tmp_path / "file").touch()
+    refused(tmp_path / "file", "found a file, expected the folder of a bundle")
+    refused(tmp_path, "found no manifest.json, expected one")
+    (tmp_path / "manifest.json").mkdir()
+    refused(tmp_path, "expected a readable text")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected JSON"),
+        ('{"format_version": 1', "expected JSON"),
+        ('{"format_version": NaN}', "found the number NaN, expected JSON"),
+        ("[" * 100_000, "expected JSON"),
+        ("[]", "manifest.json: found [], expected a JSON object"),
+        ('{"format_version": 1, "frame_rate": 1e999}', "expected finite numbers"),
+        ("{}", "format_version: found nothing, expected the number 1"),
+        ('{"format_version": "1"}', 'format_version: found "1", expected the number 1'),
+        ('{"format_version": true}', "format_version: found true, expected the number 1"),
+        ('{"format_version": 1}', "digest: found nothing, expected "),
+        ('{"format_version": 7}', "format_version: found 7, expected 1, which is what this styleinv reads"),
+    ],
+)
+def test_manifest_text(tmp_path, text, message):
+    (tmp_path / "manifest.json").write_text(text)
+    refused(tmp_path, message)
+
+
+def test_newer_format_says_to_upgrade(damaged):
+    damaged.change_manifest(lambda manifest: manifest.update(format_version=2))
+    refused(damaged.path, "pip install --upgrade styleinv")
+
+
+def test_manifest_changed_by_hand(damaged):
+    file = damaged.path / "manifest.json"
+    file.write_text(file.read_text().replace("25.0", "30.0"))
+    refused(damaged.path, "manifest.json was changed after it was written")
+
+
+def set_field(manifest, field, value):
+    *parents, last = field.split("/")
+    for parent in parents:
+        manifest = manifest[parent]
+    if value is ...:
+        del manifest[last]
+    else:
+        manifest[last] = value
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("kind", "video", 'kind: found "video", expected one of styleinv, image, inversion'),
+        ("kind", ["image"], "kind: found"),
+        ("kind", ..., "kind: found nothing"),
+        ("frame_rate", 0, "frame_rate: found 0, expected a number above 0"),
+        ("frame_rate", True, "frame_rate: found true, expected a number above 0"),
+        ("noise", "random", 'noise: found "random", expected one of const, none'),
+        ("model", [], "model: found [], expected an object"),
+        ("model/generator/z_dim", 2.0, "model.generator.z_dim: found 2.0, expected a whole number of at least 1"),
+        ("model/generator/label_dim", -1, "model.generator.label_dim: found -1, expected a whole number of at least 0"),
+        ("model/motion", ..., "model.motion: found nothing, expected an object"),
+        ("model/motion/kernel_size", 4, "model.motion.kernel_size: found 4, expected an odd number"),
+        ("model/motion/max_period", "64", 'model.motion.max_period: found "64", expected a number above 0'),
+        ("graphs/content", ..., "graphs: found frame, latent, mapping, synthesis, expected content, frame,"),
+        ("graphs/latent/file", "", 'graphs.latent.file: found "", expected a text'),
+        ("graphs/latent/file", "none.onnx", "graphs.latent.file: found no file none.onnx, expected one"),
+        ("graphs/latent/sha256", "0" * 63, "graphs.latent.sha256: found"),
+        ("graphs/latent/sha256", "0" * 64, "latent.onnx is damaged"),
+        ("graphs/latent/inputs/v", ..., "graphs.latent.inputs: found features, normalized, w0, expected features,"),
+        ("graphs/content/outputs/features", ..., "graphs.latent.inputs: found features, normalized, v, w0, expected n"),
+        ("graphs/latent/inputs/v/dtype", "int7", 'graphs.latent.inputs.v.dtype: found "int7", expected one of float32'),
+        ("graphs/latent/inputs/v/shape", [0], "graphs.latent.inputs.v.shape: found [0], expected a list"),
+        ("graphs/synthesis/outputs/frame", ..., "graphs.synthesis.outputs: found image, expected frame, image"),
+        ("files/motion.safetensors", ..., "files.motion.safetensors: found nothing, expected an object"),
+        ("files/motion.safetensors/bytes", 3, "files.motion.safetensors: found"),
+        ("engines", {}, "engines: found {}, expected a list"),
+        ("transfers", [], "transfers: found [], expected an object"),
+        ("provenance", ..., "provenance: found nothing, expected an object"),
+        ("verification", 1, "verification: found 1, expected an object"),
+        ("probes", "x" * 200, "probes: found"),
+    ],
+)
+def test_manifest_fields(damaged, field, value, message):
+    damaged.change_manifest(lambda manifest: set_field(manifest, field, value))
+    refused(damaged.path, message)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../latent.onnx", "a/../../b", "C:\\x", "a\\..\\b", "a\0b", "x" * 300])
+def test_file_names_stay_inside(damaged, name):
+    damaged.change_manifest(lambda manifest: manifest["graphs"]["latent"].update(file=name))
+    refused(damaged.path, "graphs.latent.file: found")
+
+
+@pytest.mark.parametrize("verify_hashes", [True, False])
+def test_links_do_not_leave(damaged, tmp_path, verify_hashes):
+    (tmp_path / "outside").mkdir()
+    (damaged.path / "latent.onnx").rename(tmp_path / "outside" / "latent.onnx")
+    (damaged.path / "latent.onnx").symlink_to(tmp_path / "outside" / "latent.onnx")
+    refused(damaged.path, "a link that leaves the bundle", verify_hashes=verify_hashes)
+    (damaged.path / "latent.onnx").unlink()
+    (damaged.path / "latent.onnx").symlink_to("latent.onnx")
+    refused(damaged.path, "graphs.latent.file: found", verify_hashes=verify_hashes)
+
+
+def test_links_inside_are_fine(damaged):
+    (damaged.path / "latent.onnx").rename(damaged.path / "other.onnx")
+    (damaged.path / "latent.onnx").symlink_to("other.onnx")
+    Bundle.open(damaged.path)
+
+
+def test_damaged_file(damaged):
+    file = damaged.path / "motion.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    refused(damaged.path, "motion.safetensors is damaged")
+    Bundle.open(damaged.path, verify_hashes=False)
+    file.write_bytes(content[:-1])
+    refused(damaged.path, f"found {len(content) - 1} bytes, expected {len(content)}", verify_hashes=False)
+
+
+def test_files_of_engines_and_transfers_are_checked(damaged):
+    entry = {"file": "engines/x.engine", "sha256": "0" * 64}
+    damaged.change_manifest(lambda manifest: manifest.update(engines=[{"graphs": {"latent": entry}}]))
+    refused(damaged.path, "engines.0.graphs.latent.file: found no file engines/x.engine")
+    (damaged.path / "engines").mkdir()
+    (damaged.path / "engines" / "x.engine").write_bytes(b"abc")
+    refused(damaged.path, "engines/x.engine is damaged")
+    entry["sha256"] = file_sha256(damaged.path / "engines" / "x.engine")
+    damaged.change_manifest(lambda manifest: manifest.update(engines=[], transfers={"anime": {"synthesis": entry}}))
+    Bundle.open(damaged.path)
+
+
+def test_motion_file_that_is_none(damaged):
+    file = damaged.path / "motion.safetensors"
+    file.write_bytes(b"\xff" * file.stat().st_size)
+    bundle = Bundle.open(damaged.path, verify_hashes=False)
+    with pytest.raises(BundleError, match=r"motion\.safetensors: found .*, expected a safetensors file"):
+        bundle.motion_tensors()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_unreadable_file(damaged):
+    (damaged.path / "latent.onnx").chmod(0)
+    refused(damaged.path, "expected a readable file")

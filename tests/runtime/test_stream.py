@@ -1,0 +1,133 @@
+"""`styleinv stream`, from arguments to files."""
+
+import itertools
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from styleinv.runtime import Rollout
+from styleinv.runtime.cli import main
+from styleinv.runtime.sinks import encode_png
+
+
+def stream(*arguments):
+    """`styleinv stream` in this process; its exit status."""
+    try:
+        return main(["stream", *map(str, arguments)])
+    except SystemExit as left:  # argparse
+        return left.code
+
+
+def started(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "styleinv.runtime.cli", "stream", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def test_video(tiny, tmp_path, capsys):
+    av = pytest.importorskip("av")
+    path = tmp_path / "rollout.mp4"
+    assert stream(tiny.path, "--seed", 3, "--frames", 25, "--threads", 1, "--out", path) == 0
+    with av.open(str(path)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        assert container.streams.video[0].average_rate == 25
+    assert len(frames) == 25 and frames[0].shape == (16, 16, 3)
+    with Rollout.open(tiny.path, 3, threads=1) as rollout:
+        for t in (0, 12, 24):  # these frames are noise, whose colours the video halves; means survive
+            found, expected = (frame.mean(axis=(0, 1)) for frame in (frames[t], rollout[t]))
+            np.testing.assert_allclose(found, expected, atol=6)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    closing = captured.err.splitlines()[-1]
+    assert re.fullmatch(
+        r"25 frames, [\d.]+ frames/s, [\d.]+ / [\d.]+ / [\d.]+ ms per frame \(p50 / p95 / p99\); "
+        r"onnxruntime [\d.]+ \(CPU\); written to .*rollout\.mp4",
+        closing,
+    ), closing
+
+
+def test_pictures_with_every_option(tiny, tmp_path):
+    folder = tmp_path / "pictures"
+    options = "--seed 3 --motion-seed 5 --truncation 0.7 --frames 3 --fps 50 --start 100 --speed 0.5 --threads 1"
+    assert stream(tiny.path, *options.split(), "--engine", "onnxruntime", "--out", f"{folder}/") == 0
+    assert len(list(folder.iterdir())) == 3
+    with Rollout.open(tiny.path, 3, motion_seed=5, truncation=0.7, threads=1) as rollout:
+        for n, t in enumerate((100, 100.25, 100.5)):
+            assert (folder / f"frame_{n:06d}.png").read_bytes() == encode_png(rollout[t])
+
+
+def test_raw_bytes(tiny):
+    process = started(tiny.path, "--frames", 2, "--grid", "2x3", "--seed", 4, "--threads", 1, "--out", "-")
+    written, printed = process.communicate()
+    assert process.returncode == 0 and b"2 frames" in printed
+    frames = np.frombuffer(written, np.uint8).reshape(2, 32, 48, 3)
+    for tile, (row, column) in enumerate(itertools.product(range(2), range(3))):
+        with Rollout.open(tiny.path, 4 + tile, threads=1) as rollout:
+            for t in range(2):
+                found = frames[t, 16 * row : 16 * row + 16, 16 * column : 16 * column + 16]
+                np.testing.assert_array_equal(found, rollout[t])
+
+
+def test_endless_ends_quietly_when_the_reader_leaves(tiny):
+    process = started(tiny.path, "--frames", 0, "--threads", 1, "--out", "-")
+    process.stdout.read(1_000_000)
+    process.stdout.close()
+    printed = process.stderr.read().decode()
+    process.stderr.close()
+    assert process.wait() == 0
+    assert len(printed.splitlines()) == 2 and "frames/s" in printed and "Error" not in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--frames", "-1"], "argument --frames: found '-1', expected a whole number of at least 0"),
+        (["--frames", "0"], "--frames 0 plays without end, which only --out - can take"),
+        (["--seed", "x"], "argument --seed: found 'x'"),
+        (["--seed", str(2**64)], "argument --seed: found"),
+        (["--fps", "0"], "argument --fps: found '0', expected a number above 0"),
+        (["--fps", "nan"], "argument --fps: found 'nan'"),
+        (["--speed", "-1"], "argument --speed: found '-1'"),
+        (["--start", "-0.5"], "argument --start: found '-0.5', expected a number from 0 to 2^53"),
+        (["--truncation", "inf"], "argument --truncation: found 'inf', expected a finite number"),
+        (["--grid", "4"], "argument --grid: found '4', expected rows x columns"),
+        (["--grid", "0x4"], "argument --grid: found '0x4'"),
+        (["--threads", "0"], "argument --threads: found '0'"),
+        (["--engine", "abacus"], "argument --engine: invalid choice: 'abacus'"),
+        (["--label", "1"], "label: found 1, expected None: the model is unconditional"),
+        (["--seed", str(2**64 - 1), "--grid", "1x2"], "seed: found 18446744073709551616, expected a whole number"),
+        (["--out", "clip.gif"], "clip.gif: found the suffix .gif"),
+    ],
+)
+def test_bad_options(tiny, tmp_path, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(tmp_path)
+    assert stream(tiny.path, "--out", "clip.mp4", *options) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.out == "" and "Traceback" not in captured.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_bundle(tmp_path, capsys):
+    assert stream(tmp_path / "nowhere", "--out", tmp_path / "clip.mp4") == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("styleinv: error: ") and "expected the folder of a bundle" in printed
+
+
+def test_image_bundle_gives_one_picture(make_bundle, tmp_path, capsys):
+    bundle = make_bundle(tmp_path / "pictures.bundle", "image")
+    assert stream(bundle.path, "--frames", 1, "--out", f"{tmp_path}/one/") == 0
+    assert stream(bundle.path, "--frames", 2, "--out", tmp_path / "two.mp4") == 2
+    assert "plays single pictures" in capsys.readouterr().err
+    assert not (tmp_path / "two.mp4").exists() and len(list(tmp_path.iterdir())) == 2
+
+
+def test_help_is_for_newcomers(capsys):
+    assert stream("--help") == 0
+    printed = capsys.readouterr().out
+    for word in ("--grid RxC", "--seed N", "examples:", "made by `styleinv export`"):
+        assert word in printed
