@@ -34,7 +34,8 @@ def fir_kernel(like: Tensor, gain: float = 1.0) -> Tensor:
 
 def leaky_relu(x: Tensor, gain: float = math.sqrt(2.0), clamp: float | None = None) -> Tensor:
     """Leaky ReLU with slope 0.2, times `gain`, then clamped to +-`clamp` (already scaled by the layer's gain)."""
-    x = F.leaky_relu(x, LEAKY_SLOPE) * gain
+    x = F.leaky_relu(x, LEAKY_SLOPE)
+    x = x if gain == 1.0 else x * gain
     return x if clamp is None else x.clamp(-clamp, clamp)
 
 
@@ -47,12 +48,13 @@ def demodulation(style: Tensor, weight: Tensor) -> Tensor:
 
 
 def modulated_conv2d(
-    x: Tensor, weight: Tensor, style: Tensor, *, demodulate: bool = True, upsample: bool = False
+    x: Tensor, weight: Tensor, style: Tensor, *, demodulate: bool = True, upsample: bool = False, gain: float = 1.0
 ) -> Tensor:
     """Convolution whose weight is scaled per input channel by the style (StyleGAN2 section 2.2).
 
     Written as d * conv(x * s; W), which equals conv(x; W * s * d): the weight stays the same for the whole batch.
-    x [B, I, H, W], weight [O, I, K, K], style [B, I] -> [B, O, H, W], or [B, O, 2H, 2W] with `upsample`.
+    x [B, I, H, W], weight [O, I, K, K], style [B, I] -> [B, O, H, W], or [B, O, 2H, 2W] with `upsample`. With
+    `demodulate` the result is also times `gain`, at no cost.
     """
     x = x * style[:, :, None, None]
     if upsample:
@@ -61,7 +63,7 @@ def modulated_conv2d(
     else:
         x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
     if demodulate:
-        x = x * demodulation(style, weight)[:, :, None, None]
+        x = x * (demodulation(style, weight) * gain)[:, :, None, None]
     return x
 
 
@@ -70,11 +72,11 @@ def upsample2d(image: Tensor) -> Tensor:
     return F.conv_transpose2d(image, fir_kernel(image, gain=4.0), stride=2, padding=1, groups=image.shape[1])
 
 
-def downsample_conv2d(x: Tensor, weight: Tensor) -> Tensor:
+def downsample_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """The FIR filter, then a convolution of stride 2 (discriminator). [B, I, H, W] -> [B, O, H/2, W/2]."""
     padding = 1 + weight.shape[-1] // 2
     x = F.conv2d(x, fir_kernel(x), padding=padding, groups=x.shape[1])  # the 1x1 and 3x3 cases both end at H/2
-    return F.conv2d(x, weight, stride=2)
+    return F.conv2d(x, weight, bias, stride=2)
 
 
 def instance_normalize(x: Tensor, epsilon: float = 1e-5) -> Tensor:

@@ -1,36 +1,23 @@
-"""Finds the clips at a path and decodes them into square pictures.
+"""Finds the clips at a path.
 
 A clip is a video (mp4, mov, avi, gif, mkv, webm), or a folder that directly holds pictures (png, jpg, jpeg, webp, bmp).
 The path is one video, a folder that is searched all the way down, or a zip of either; a zip is read, never unpacked.
-
-Shapes: H, W pixels of a frame, both the resolution once it is square.
 """
 
 from __future__ import annotations
 
 import functools
-import lzma
 import os
 import re
 import shutil
-import struct
 import tempfile
-import warnings
 import zipfile
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
-
-import av
-import numpy as np
-from av.video.reformatter import VideoReformatter
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from styleinv.runtime.errors import DataError
 
@@ -41,29 +28,10 @@ EXPECTED = (
     "or a .zip of them"
 )
 
-# FFmpeg recognises a file by its contents; play lists and the like would make it open further files.
-_VIDEO_OPTIONS = {"format_whitelist": "mov,avi,gif,matroska"}
-_PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-
 # Media hardly shrinks in a zip. What grows more than this, and beyond the allowance, is a zip bomb.
 _ZIP_MAX_EXPANSION = 100
 _ZIP_ALLOWANCE = 2**30  # bytes
 _MEMORY_PER_MEMBER = 2**26  # bytes; a larger member of a zip is read through a temporary file
-
-# What the decoders raise for damaged contents.
-_UNREADABLE = (
-    av.FFmpegError,
-    Image.DecompressionBombError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    OSError,
-    EOFError,
-    ValueError,
-    SyntaxError,  # Pillow, for a broken PNG
-    RuntimeError,  # zipfile, for an encrypted member or an unknown compression
-)
 
 
 @dataclass(frozen=True)
@@ -73,7 +41,7 @@ class SourceFile:
     name: str  # relative to the path that was searched, with forward slashes
     label: str  # names it in messages
     size: int  # bytes
-    open: Callable[[], IO[bytes]]
+    open: Callable[[], AbstractContextManager[IO[bytes]]]
 
     @property
     def suffix(self) -> str:
@@ -122,21 +90,6 @@ def open_clips(path: Path, files: list[Path]) -> Iterator[list[SourceClip]]:
         yield _group((_on_disk(file, root) for file in files), path.resolve().name)
 
 
-def square_frames(clip: SourceClip, resolution: int, frame_rate: float | None) -> Iterator[NDArray[np.uint8]]:
-    """Decode a clip into frames [H,W,3] uint8 RGB: the centred square, resized once.
-
-    With a `frame_rate` (1/s), a video shows at k / frame_rate the frame whose presentation time is nearest. Pictures,
-    and videos that do not tell their rate, are taken as they are. Transparency is composited on black; the rotation
-    that a file asks for is applied. DataError, naming the file, for contents that cannot be decoded to the end.
-    """
-    if clip.files[0].suffix in VIDEO_SUFFIXES:
-        pictures = _read_video(clip.files[0], frame_rate)
-    else:
-        pictures = map(_read_picture, clip.files)
-    for picture in pictures:
-        yield np.asarray(_square(picture, resolution))
-
-
 def _walk(root: Path) -> Iterator[Path]:
     visited = set()
     for folder, subfolders, names in os.walk(root, onerror=_refuse_folder, followlinks=True):
@@ -172,7 +125,7 @@ def _on_disk(file: Path, root: Path) -> SourceFile:
 def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
         raise DataError(f"{path}: found a file that is no zip ({error}), expected a zip of clips") from error
     with archive:
         yield archive
@@ -197,13 +150,13 @@ def _zip_members(path: Path, archive: zipfile.ZipFile) -> list[SourceFile]:
     ]
 
 
-def _open_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> IO[bytes]:
-    """A member that can be searched fast. `zipfile` never reads more than the size that was checked above."""
-    file = tempfile.SpooledTemporaryFile(max_size=_MEMORY_PER_MEMBER)  # noqa: SIM115
-    with archive.open(member) as source:
-        shutil.copyfileobj(source, file)
-    file.seek(0)
-    return file
+@contextmanager
+def _open_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[IO[bytes]]:
+    """A copy in which a decoder can seek freely; `zipfile` never reads more than the size that was checked above."""
+    with archive.open(member) as source, tempfile.SpooledTemporaryFile(_MEMORY_PER_MEMBER) as copy:
+        shutil.copyfileobj(source, copy)
+        copy.seek(0)
+        yield copy
 
 
 def _group(files: Iterable[SourceFile], root_name: str) -> list[SourceClip]:
@@ -221,103 +174,6 @@ def _group(files: Iterable[SourceFile], root_name: str) -> list[SourceClip]:
     return sorted(clips, key=lambda clip: _natural_order(clip.name))
 
 
-def _natural_order(name: str) -> tuple[list[str | int], str]:
+def _natural_order(name: str) -> tuple[str, str]:
     """Sorts frame2 before frame10."""
-    words = re.split(r"(\d+)", name.casefold())
-    return [int(word) if place % 2 else word for place, word in enumerate(words)], name
-
-
-@contextmanager
-def _reading(file: SourceFile, expected: str) -> Iterator[IO[bytes]]:
-    """The opened file; what its decoder raises becomes a DataError that names it."""
-    if file.size == 0:
-        raise DataError(f"{file.label}: found an empty file, expected {expected}")
-    try:
-        with file.open() as stream:
-            yield stream
-    except _UNREADABLE as error:
-        raise DataError(f"{file.label}: found a damaged or unknown file ({error}), expected {expected}") from error
-
-
-def _read_picture(file: SourceFile) -> Image.Image:
-    with _reading(file, "a picture") as stream, Image.open(stream, formats=_PICTURE_FORMATS) as picture:
-        return _to_rgb(ImageOps.exif_transpose(picture))
-
-
-def _read_video(file: SourceFile, frame_rate: float | None) -> Iterator[Image.Image]:
-    with (
-        _reading(file, "a video") as stream,
-        av.open(stream, mode="r", options=_VIDEO_OPTIONS) as container,
-    ):
-        video = container.streams.best("video")
-        if not isinstance(video, av.VideoStream):
-            raise DataError(f"{file.label}: found no pictures in it, expected a video")
-        video.thread_type = "AUTO"
-        frames = _all_frames(container.decode(video), video.frames, file.label)
-        if frame_rate is not None and video.average_rate:
-            duration = 1 / Fraction(video.average_rate.numerator, video.average_rate.denominator)
-            frames = _resample(_with_times(frames, duration), duration, 1 / Fraction(frame_rate))
-        reformatter = VideoReformatter()  # one for all: setting it up takes longer than converting a small frame
-        yield from (_to_picture(frame, reformatter) for frame in frames)
-
-
-def _all_frames(frames: Iterable[av.VideoFrame], promised: int, label: str) -> Iterator[av.VideoFrame]:
-    """Pass the frames on, and see that there is one and that none of those the header promises is lost unnoticed."""
-    count = 0
-    for frame in frames:
-        count += 1
-        yield frame
-    if count == 0:
-        raise DataError(f"{label}: found a video without a single frame, expected at least one")
-    if count < promised:
-        warnings.warn(f"{label}: found {count} frames, its header promises {promised}", stacklevel=2)
-
-
-def _with_times(frames: Iterable[av.VideoFrame], duration: Fraction) -> Iterator[tuple[Fraction, av.VideoFrame]]:
-    """The presentation time of each frame, in seconds; a frame that has none follows its neighbour by `duration`."""
-    time = -duration
-    for frame in frames:
-        if frame.pts is None or not frame.time_base:
-            time += duration
-        else:
-            time = Fraction(frame.pts * frame.time_base.numerator, frame.time_base.denominator)
-        yield time, frame
-
-
-def _resample(
-    timed_frames: Iterator[tuple[Fraction, av.VideoFrame]], duration: Fraction, interval: Fraction
-) -> Iterator[av.VideoFrame]:
-    """The frame nearest to each multiple of `interval` after the first, the earlier of two; the last has `duration`."""
-    time, frame = next(timed_frames)
-    target = time
-    for next_time, next_frame in timed_frames:
-        while target <= (time + next_time) / 2:
-            yield frame
-            target += interval
-        time, frame = next_time, next_frame
-    while target < time + duration:
-        yield frame
-        target += interval
-
-
-def _to_picture(frame: av.VideoFrame, reformatter: VideoReformatter) -> Image.Image:
-    has_alpha = any(component.is_alpha for component in frame.format.components)
-    pixels = reformatter.reformat(frame, format="rgba" if has_alpha else "rgb24").to_ndarray()
-    return _to_rgb(Image.fromarray(np.rot90(pixels, round(frame.rotation / 90))))  # both turn counter-clockwise
-
-
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
-    if picture.mode == "RGB" and "transparency" not in picture.info:
-        return picture
-    visible = picture.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", visible.size, "black"), visible).convert("RGB")
-
-
-def _square(picture: Image.Image, resolution: int) -> Image.Image:
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    # The mean of whole pixels is the exact area; at other ratios that would alias, and Lanczos does not.
-    area = Image.Resampling.BOX if side % resolution == 0 else Image.Resampling.LANCZOS
-    return picture.resize((resolution, resolution), area, box=(left, top, left + side, top + side))
+    return re.sub(r"\d+", lambda digits: digits[0].zfill(20), name.casefold()), name

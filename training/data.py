@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from styleinv.runtime.errors import DataError
-from styleinv.training.clip_files import find_files, open_clips, square_frames
+from styleinv.training.clip_files import find_files, open_clips
+from styleinv.training.clip_frames import square_frames
 
 _CACHE_VERSION = 1  # of what a cache holds: raise it when a decoded frame would come out differently
 _ABANDONED_AFTER = 24 * 3600  # seconds without a write, after which an unfinished cache has lost its writer

@@ -72,12 +72,15 @@ class SynthesisLayer(nn.Module):
     noise: Tensor  # [R, R], the 'const' noise
 
     def forward(self, x: Tensor, w: Tensor, noise: str) -> Tensor:
-        x = reference.modulated_conv2d(x, self.weight, self.affine(w), upsample=self.upsample)
+        # The leaky ReLU's gain goes through it (slopes do not depend on scale), into everything it acts on.
+        gain = math.sqrt(2.0)
+        x = reference.modulated_conv2d(x, self.weight, self.affine(w), upsample=self.upsample, gain=gain)
+        bias = self.bias[:, None, None] * gain
         if self.use_noise and noise == "const":
-            x = x + self.noise * self.noise_strength
+            bias = bias + self.noise * (self.noise_strength * gain)  # [O, R, R]
         elif self.use_noise and noise == "random":
-            x = x + torch.randn_like(x[:, :1]) * self.noise_strength
-        return reference.leaky_relu(x + self.bias[:, None, None], clamp=self.clamp)
+            x = x + torch.randn_like(x[:, :1]) * (self.noise_strength * gain)
+        return reference.leaky_relu(x + bias, gain=1.0, clamp=self.clamp)
 
 
 class ToRGB(nn.Module):

@@ -60,23 +60,21 @@ class EqualizedConv2d(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
+        # The leaky ReLU's gain goes through it (slopes do not depend on scale), into the weight and the bias.
+        self.gain = gain * (math.sqrt(2.0) if activate else 1.0)
+        self.weight_gain = self.gain / math.sqrt(in_channels * kernel_size**2)
         self.activate = activate
         self.downsample = downsample
-        self.gain = gain  # of the output, on top of the activation's own
         self.clamp = None if clamp is None else clamp * gain
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight * self.weight_gain
+        bias = None if self.bias is None else self.bias * self.gain
         if self.downsample:
-            x = reference.downsample_conv2d(x, weight)
+            x = reference.downsample_conv2d(x, weight, bias)
         else:
-            x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
-        if self.bias is not None:
-            x = x + self.bias[:, None, None]
-        if self.activate:
-            return reference.leaky_relu(x, math.sqrt(2.0) * self.gain, self.clamp)
-        return x if self.gain == 1.0 else x * self.gain
+            x = F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+        return reference.leaky_relu(x, gain=1.0, clamp=self.clamp) if self.activate else x
 
 
 def normalize_second_moment(x: Tensor) -> Tensor:

@@ -56,6 +56,7 @@ class InversionStage:
         self.distance = distance
         self.encoder = build_inversion(config.model).train()
         self.encoder.latent_average.copy_(generator.mapping.latent_average)
+        self.encoder.to(memory_format=torch.channels_last)  # what convolutions on a CPU are fastest with
         self.average: InversionModel = averaged_copy(self.encoder)
         self.networks: dict[str, nn.Module] = {"encoder": self.encoder, "average": self.average}
         self.optimizers: dict[str, torch.optim.Optimizer] = {
