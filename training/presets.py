@@ -50,7 +50,7 @@ TINY64 = Config(
     ),
     inversion=InversionStageConfig(images=20_000, batch=16, learning_rate=1e-3, ema_images=300),
     motion=MotionStageConfig(
-        images=20_000, batch=8, learning_rate=1e-3, clip_length=32, max_span=32, ema_images=300, ema_rampup=0.0
+        images=20_000, batch=8, learning_rate=2e-4, clip_length=32, max_span=32, ema_images=300, ema_rampup=0.0
     ),
     snapshot_images=2_000,
 )

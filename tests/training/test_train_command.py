@@ -1,0 +1,101 @@
+"""`styleinv train` and `styleinv init`, as a user calls them."""
+
+import av
+import numpy as np
+import pytest
+from styleinv.runtime.cli import main
+from styleinv.training.checkpoint import load_checkpoint
+
+SMALL = ["model.generator.resolution=16", "model.generator.channel_base=128", "model.generator.channel_max=16", "model.encoder.widths=[16,16]", "model.encoder.depths=[1,1]", "discriminator.channel_base=128", "discriminator.channel_max=16", "discriminator.clip_channel_base=128", "image.batch=2", "inversion.batch=2", "motion.batch=2", "motion.clip_length=6", "motion.max_span=6"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def video(tmp_path):
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        for index in range(10):
+            picture = np.full((32, 32, 3), 20 * index, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def failure(capsys, *arguments):
+    assert main(list(arguments)) == 2
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    assert "styleinv: error:" in message
+    return message
+
+
+def test_the_three_stages_in_order(video, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert main(["train", "image", "--data", str(video), "--out", out, "--images", "2", "--set", *SMALL]) == 0
+    assert main(["train", "image", "--data", str(video), "--out", out, "--images", "4", "--resume"]) == 0
+    assert main(["train", "inversion", "--data", str(video), "--out", out, "--images", "2"]) == 0
+    assert main(["train", "motion", "--data", str(video), "--out", out, "--images", "2", "--seed", "3"]) == 0
+    whole = load_checkpoint(tmp_path / "run" / "motion.safetensors", kind="styleinv")
+    assert whole.config.model.generator.resolution == 16
+    assert "images/s" in capsys.readouterr().err
+
+
+def test_stages_out_of_order_say_what_is_missing(video, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    message = failure(capsys, "train", "inversion", "--data", str(video), "--out", out)
+    assert "image.safetensors: no such file" in message
+    main(["train", "image", "--data", str(video), "--out", out, "--images", "2", "--set", *SMALL])
+    assert "inversion.safetensors: no such file" in failure(capsys, "train", "motion", "--data", str(video), "--out", out)
+    message = failure(
+        capsys, "train", "inversion", "--data", str(video), "--out", out, "--set", "model.generator.w_dim=64"
+    )
+    assert "w_dim=128" in message and "w_dim=64" in message
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--set", "model.generator.resolution=17"], "generator.resolution: found 17"),
+        (["--preset", "giant"], "preset: found 'giant'"),
+        (["--images", "0"], "--images: found 0"),
+        (["--seed", "-1"], "--seed: found -1"),
+        (["--resume"], "image.state.pt: no such file"),
+        (["--resume", "--preset", "tiny64"], "do not go with --resume"),
+        (["--set", "model.generator.label_dim=3"], "label_dim"),
+    ],
+)
+def test_bad_arguments(video, tmp_path, capsys, extra, words):
+    assert words in failure(capsys, "train", "image", "--data", str(video), "--out", str(tmp_path / "run"), *extra)
+
+
+def test_clips_too_short_to_learn_motion_from(video, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    main(["train", "image", "--data", str(video), "--out", out, "--images", "2", "--set", *SMALL])
+    main(["train", "inversion", "--data", str(video), "--out", out, "--images", "2"])
+    message = failure(
+        capsys, "train", "motion", "--data", str(video), "--out", out, "--set", "motion.clip_length=64"
+    )
+    assert "clip.mp4" in message and "64" in message and "10" in message
+
+
+@pytest.mark.parametrize("content", [None, b"", b"this is no video"])
+def test_data_that_cannot_be_used(tmp_path, capsys, content):
+    path = tmp_path / "broken.mp4"
+    if content is not None:
+        path.write_bytes(content)
+    assert "broken.mp4" in failure(capsys, "train", "image", "--data", str(path), "--out", str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_init_writes_a_whole_model(tmp_path, capsys):
+    path = tmp_path / "untrained.safetensors"
+    assert main(["init", "--preset", "tiny64", "--set", *SMALL, "--seed", "1", "--out", str(path)]) == 0
+    assert load_checkpoint(path).kind == "styleinv"
+    assert "parameters" in capsys.readouterr().err
