@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from styleinv.export.graphs import graphs_of
+from styleinv.kernels.reference import to_uint8
 from styleinv.runtime.bundle import Bundle
 from styleinv.runtime.errors import BundleError
 from styleinv.runtime.noise import MOTION_DOMAIN, Z_DOMAIN, standard_normal
@@ -63,7 +64,7 @@ def compare_graphs(sessions: Sessions, model: nn.Module, config: Config, noise: 
 
 def compare_frames(sessions: Sessions, model: nn.Module, noise: str, ts: Sequence[float]) -> list[Comparison]:
     """Frames of a rollout against the model's own, end to end: largest difference in levels."""
-    rollout = Rollout(sessions, SEED)
+    rollout = Rollout(sessions, SEED, label=sample_label(sessions.bundle))
     expected = reference_frames(model, noise, SEED, ts)
     return [
         _compare(f"frame at t = {t:g}", found, wanted)
@@ -71,22 +72,27 @@ def compare_frames(sessions: Sessions, model: nn.Module, noise: str, ts: Sequenc
     ]
 
 
+def sample_label(bundle: Bundle) -> int | None:
+    """The class that verification plays: the first one, of a conditional model."""
+    return 0 if bundle.generator["label_dim"] else None
+
+
 @torch.no_grad()
 def reference_frames(model: nn.Module, noise: str, seed: int, ts: Sequence[float]) -> np.ndarray:
-    """The frames that PyTorch makes of a rollout with this seed: uint8 [T, R, R, 3]."""
-    from styleinv.kernels.reference import to_uint8
-
+    """The frames that PyTorch makes of a rollout with this seed (and the first label): uint8 [T, R, R, 3]."""
     generator = model.generator if isinstance(model, StyleInV) else model
     assert isinstance(generator, Generator)
-    z = torch.from_numpy(standard_normal(seed, Z_DOMAIN, 0, generator.mapping.layers[0].weight.shape[1])).float()[None]
+    mapping = generator.mapping
+    z = torch.from_numpy(standard_normal(seed, Z_DOMAIN, 0, mapping.z_dim)).float()[None]
+    label = torch.eye(mapping.label_dim)[:1] if mapping.label_dim else None
     if isinstance(model, Generator):
-        return to_uint8(model(z, noise=noise)).numpy().repeat(len(ts), axis=0)
+        return to_uint8(model(z, noise=noise, label=label)).numpy().repeat(len(ts), axis=0)
     assert isinstance(model, StyleInV)
     anchors = model.motion.anchors_needed(max(ts))
     size = len(model.motion.first_code_noise)
     motion_noise = np.stack([standard_normal(seed, MOTION_DOMAIN, anchor, size) for anchor in range(anchors)])
     t = torch.tensor([list(ts)], dtype=torch.float64)
-    frames = model(z, torch.from_numpy(motion_noise)[None], t, noise=noise)
+    frames = model(z, torch.from_numpy(motion_noise)[None], t, noise=noise, label=label)
     return to_uint8(frames[0]).numpy()
 
 

@@ -19,7 +19,7 @@ import torch
 from safetensors.numpy import save
 from styleinv.export.graphs import graphs_of
 from styleinv.export.onnx_graph import OPSET, WEIGHTS_FILE, array_specs, export_onnx, join, write_models
-from styleinv.export.verify import SEED, Comparison, as_table, verify
+from styleinv.export.verify import SEED, Comparison, as_table, sample_label, verify
 from styleinv.runtime.bundle import FORMAT_VERSION, MANIFEST_NAME, MOTION_FILE, Bundle, file_sha256, write_manifest
 from styleinv.runtime.errors import BundleError
 from styleinv.runtime.rollout import Rollout
@@ -125,7 +125,8 @@ def _provenance(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _play_samples(folder: Path, kind: str) -> dict[str, Any]:
     """Writes preview.png, a row of frames over time; returns values that every session must reproduce."""
-    with Rollout.open(folder, seed=SEED) as rollout:
+    bundle = Bundle.open(folder)
+    with Rollout.open(bundle, seed=SEED, label=sample_label(bundle)) as rollout:
         distance = rollout.bundle.motion["anchor_distance"] if kind == "styleinv" else 0
         times = [distance * step / 2 for step in range(PREVIEW_FRAMES)] if kind == "styleinv" else [0.0]
         row = np.concatenate(list(rollout.frames(times)), axis=1)

@@ -6,7 +6,6 @@ Sources: StyleGAN2 (Karras et al. 2020, arXiv 1912.04958), StyleInV (Wang et al.
 
 from __future__ import annotations
 
-import functools
 import math
 
 import torch
@@ -17,19 +16,13 @@ LEAKY_SLOPE = 0.2
 FIR_TAPS = (1.0, 3.0, 3.0, 1.0)
 
 
-@functools.lru_cache(maxsize=16)
-def _fir(channels: int, gain: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    taps = torch.tensor(FIR_TAPS, dtype=torch.float64)
-    kernel = torch.outer(taps, taps) * (gain / taps.sum() ** 2)
-    return kernel.to(device, dtype).repeat(channels, 1, 1, 1)  # [C, 1, 4, 4]
-
-
 def fir_kernel(like: Tensor, gain: float = 1.0) -> Tensor:
     """The binomial low-pass filter outer([1,3,3,1], [1,3,3,1]) / 64, times `gain`, one for each channel of `like`.
 
     Returns [C, 1, 4, 4], in the dtype and on the device of `like` [B, C, H, W].
     """
-    return _fir(like.shape[1], gain, like.dtype, like.device)
+    taps = [[vertical * horizontal * gain / 64 for horizontal in FIR_TAPS] for vertical in FIR_TAPS]
+    return like.new_tensor(taps).repeat(like.shape[1], 1, 1, 1)
 
 
 def leaky_relu(x: Tensor, gain: float = math.sqrt(2.0), clamp: float | None = None) -> Tensor:

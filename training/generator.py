@@ -20,6 +20,7 @@ class MappingNetwork(nn.Module):
         self, z_dim: int, w_dim: int, label_dim: int = 0, num_layers: int = 8, lr_multiplier: float = 0.01
     ) -> None:
         super().__init__()
+        self.z_dim, self.label_dim = z_dim, label_dim
         self.embed = EqualizedLinear(label_dim, w_dim) if label_dim else None
         widths = [z_dim + (w_dim if label_dim else 0)] + [w_dim] * num_layers
         self.layers = nn.Sequential(
@@ -178,6 +179,8 @@ class Generator(nn.Module):
         self.mapping = mapping
         self.synthesis = synthesis
 
-    def forward(self, z: Tensor, truncation: float = 1.0, noise: str = "const") -> Tensor:
-        image: Tensor = self.synthesis(self.mapping(z, truncation), noise)
+    def forward(
+        self, z: Tensor, truncation: float = 1.0, noise: str = "const", label: Tensor | None = None
+    ) -> Tensor:
+        image: Tensor = self.synthesis(self.mapping(z, truncation, label), noise)
         return image

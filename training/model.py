@@ -57,10 +57,16 @@ class StyleInV(nn.Module):
         return flat.unflatten(0, (-1, frames))
 
     def forward(
-        self, z: Tensor, motion_noise: Tensor, t: Tensor, truncation: float = 1.0, noise: str = "const"
+        self,
+        z: Tensor,
+        motion_noise: Tensor,
+        t: Tensor,
+        truncation: float = 1.0,
+        noise: str = "const",
+        label: Tensor | None = None,
     ) -> Tensor:
         """z [B, Z], anchors' noise [B, K, Z], frame indices [B, T] float64 -> frames [B, T, 3, R, R]."""
-        w0 = self.generator.mapping(z, truncation)
+        w0 = self.generator.mapping(z, truncation, label)
         x0 = self.generator.synthesis(w0, noise)
         w = self.latents(w0, x0, self.motion(motion_noise, t))
         frames: Tensor = self.generator.synthesis(w.flatten(0, 1), noise)
