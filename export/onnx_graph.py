@@ -12,6 +12,7 @@ from pathlib import Path
 import onnx
 import torch
 from onnx import TensorProto
+
 from styleinv.export.graphs import Graph
 from styleinv.runtime.errors import StyleInVError
 

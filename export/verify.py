@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
+
 from styleinv.export.graphs import graphs_of
 from styleinv.kernels.reference import to_uint8
 from styleinv.runtime.bundle import Bundle
@@ -21,7 +23,6 @@ from styleinv.runtime.sessions import Sessions
 from styleinv.training.config import Config
 from styleinv.training.generator import Generator
 from styleinv.training.model import StyleInV
-from torch import nn
 
 BATCHES = (1, 3)
 GRAPH_TOLERANCE = 1e-4  # of the largest value, fp32

@@ -17,6 +17,9 @@ import numpy as np
 import onnx
 import torch
 from safetensors.numpy import save
+from torch import nn
+from tqdm import tqdm
+
 from styleinv.export.graphs import graphs_of
 from styleinv.export.onnx_graph import OPSET, WEIGHTS_FILE, array_specs, export_onnx, join, write_models
 from styleinv.export.verify import SEED, Comparison, as_table, sample_label, verify
@@ -26,15 +29,15 @@ from styleinv.runtime.rollout import Rollout
 from styleinv.runtime.sinks import encode_png
 from styleinv.training.checkpoint import Checkpoint
 from styleinv.training.model import StyleInV
-from torch import nn
-from tqdm import tqdm
 
 NOISE_MODES = ("const", "none")
 PREVIEW_FRAMES = 8
 PROBE_TIMES = (0.0, 1.0, 1000.5)
 
 
-def export_bundle(checkpoint: Checkpoint, out: Path, *, noise: str = "const", progress: bool = True) -> list[Comparison]:
+def export_bundle(
+    checkpoint: Checkpoint, out: Path, *, noise: str = "const", progress: bool = True
+) -> list[Comparison]:
     """Export a checkpoint into the bundle folder `out` and verify it against PyTorch.
 
     `out` appears at the end, whole; an earlier bundle there is replaced, anything else is not touched.
@@ -76,9 +79,7 @@ def _export_graphs(checkpoint: Checkpoint, noise: str, progress: bool) -> dict[s
     return models
 
 
-def _manifest(
-    checkpoint: Checkpoint, noise: str, folder: Path, models: dict[str, onnx.ModelProto]
-) -> dict[str, Any]:
+def _manifest(checkpoint: Checkpoint, noise: str, folder: Path, models: dict[str, onnx.ModelProto]) -> dict[str, Any]:
     others = [name for name in (WEIGHTS_FILE, MOTION_FILE) if (folder / name).exists()]
     return {
         "format_version": FORMAT_VERSION,

@@ -16,12 +16,13 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import nn
+
 from styleinv.runtime.errors import CheckpointError, ConfigError
 from styleinv.training import config as configuration
 from styleinv.training.config import Config
 from styleinv.training.generator import Generator
 from styleinv.training.model import InversionModel, StyleInV, build_generator, build_inversion, build_styleinv
-from torch import nn
 
 FORMAT_VERSION = 1
 Model = Generator | InversionModel | StyleInV

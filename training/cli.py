@@ -89,7 +89,7 @@ def _choose_config(arguments: argparse.Namespace) -> Config:
         raise ConfigError(f"--seed: found {arguments.seed}, expected 0 to {2**31 - 1}")
     if arguments.resume:
         if arguments.preset or arguments.set:
-            raise ConfigError("--preset and --set do not go with --resume: the run continues with its own configuration")
+            raise ConfigError("--preset and --set do not go with --resume: the run keeps its own configuration")
         return configuration.from_json(read_state(arguments.out / f"{arguments.stage}.state.pt")["config"])
     if arguments.stage == "image" or arguments.preset:
         base = preset(arguments.preset or DEFAULT_PRESET)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_type_hints
 
 import dacite
+
 from styleinv.runtime.errors import ConfigError
 
 
@@ -190,8 +191,7 @@ class MotionStageConfig:
         _check_stage("motion", self)
         if not 4 <= self.max_span <= self.clip_length:
             raise ConfigError(
-                f"motion.max_span: found {self.max_span}, expected 4 to motion.clip_length "
-                f"({self.clip_length})"
+                f"motion.max_span: found {self.max_span}, expected 4 to motion.clip_length ({self.clip_length})"
             )
 
 
@@ -259,7 +259,7 @@ def with_overrides(config: Config, overrides: list[str]) -> Config:
             kind = _field_type(kind, name, path)
             node = node[name]
         if dataclasses.is_dataclass(_field_type(kind, leaf, path)):
-            raise ConfigError(f"--set {path}: is a group of fields, expected one of {_field_names(node[leaf])} under it")
+            raise ConfigError(f"--set {path}: is a group of fields, expected one under it: {', '.join(node[leaf])}")
         try:
             node[leaf] = json.loads(text)
         except json.JSONDecodeError:
@@ -272,10 +272,6 @@ def _field_type(kind: Any, name: str, path: str) -> Any:
     if name not in hints:
         raise ConfigError(f"--set {path}: unknown field {name!r}, expected one of {', '.join(hints) or 'none'}")
     return hints[name]
-
-
-def _field_names(node: dict[str, Any]) -> str:
-    return ", ".join(node)
 
 
 def _check_stage(name: str, stage: ImageStageConfig | InversionStageConfig | MotionStageConfig) -> None:

@@ -5,11 +5,13 @@ Shapes: B batch, T frames of a clip, C channels, R resolution, E size of the tim
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
-from styleinv.training.layers import EqualizedConv2d, EqualizedLinear, normalize_second_moment
 from torch import Tensor, nn
+
+from styleinv.training.layers import EqualizedConv2d, EqualizedLinear, normalize_second_moment
 
 CLIP_FRAMES = 4
 
@@ -30,7 +32,7 @@ class ResidualBlock(nn.Module):
 
 
 class Judge(nn.Module):
-    """The last block, at 4x4: minibatch standard deviation, a convolution, two linear layers. [B, C, 4, 4] -> [B, O]."""
+    """The last block: minibatch standard deviation, a convolution, two linear layers. [B, C, 4, 4] -> [B, O]."""
 
     def __init__(self, channels: int, out_features: int, group_size: int, clamp: float | None) -> None:
         super().__init__()
@@ -67,7 +69,7 @@ class ImageDiscriminator(nn.Module):
         channels = channel_plan(resolution, channel_base, channel_max)
         self.from_rgb = EqualizedConv2d(3, channels[0], 1, activate=True, clamp=clamp)
         self.blocks = nn.ModuleList(
-            ResidualBlock(before, before, after, clamp) for before, after in zip(channels, channels[1:], strict=False)
+            ResidualBlock(before, before, after, clamp) for before, after in itertools.pairwise(channels)
         )
         self.judge = Judge(channels[-1], 1, group_size, clamp)
 

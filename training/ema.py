@@ -22,8 +22,8 @@ def update_average(average: nn.Module, network: nn.Module, batch: int, half_life
     decay = 0.5 ** (batch / max(half_life, 1e-8))
     for old, new in zip(average.parameters(), network.parameters(), strict=True):
         old.lerp_(new, 1 - decay)
-    for old, new in zip(average.buffers(), network.buffers(), strict=True):
-        old.copy_(new)
+    for kept, current in zip(average.buffers(), network.buffers(), strict=True):
+        kept.copy_(current)
 
 
 def ramped_half_life(half_life: float, rampup: float, images_seen: int) -> float:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 
 import torch
-from styleinv.kernels import reference
-from styleinv.training.layers import EqualizedLinear
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from styleinv.kernels import reference
+from styleinv.training.layers import EqualizedLinear
 
 REDUCTION = 16  # of the squeeze-and-excitation
 

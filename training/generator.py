@@ -5,12 +5,14 @@ Shapes: B batch, Z size of z, W size of a latent w, C channels, R resolution in 
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
+from torch import Tensor, nn
+
 from styleinv.kernels import reference
 from styleinv.training.layers import EqualizedLinear, normalize_second_moment
-from torch import Tensor, nn
 
 
 class MappingNetwork(nn.Module):
@@ -26,7 +28,7 @@ class MappingNetwork(nn.Module):
         self.layers = nn.Sequential(
             *(
                 EqualizedLinear(before, after, lr_multiplier=lr_multiplier, activate=True)
-                for before, after in zip(widths, widths[1:], strict=False)
+                for before, after in itertools.pairwise(widths)
             )
         )
         self.register_buffer("latent_average", torch.zeros(w_dim))
@@ -158,15 +160,19 @@ class SynthesisNetwork(nn.Module):
         )
         self.num_latents = 2 * len(resolutions)
 
+    def picture_layers(self) -> list[ToRGB]:
+        """The layers whose sum is the picture, from 4x4 up."""
+        return [module for module in self.modules() if isinstance(module, ToRGB)]
+
     def forward(self, w: Tensor, noise: str = "const") -> Tensor:
         """w [B, W] for all layers, or [B, L, W]; noise is 'const', 'random' (training) or 'none'."""
         ws = w[:, None].expand(-1, self.num_latents, -1) if w.ndim == 2 else w
         x = self.const.expand(ws.shape[0], -1, -1, -1)
         image: Tensor | None = None
         first = 0
-        for block in self.blocks:
+        for index, block in enumerate(self.blocks):
             x, image = block(x, image, ws[:, first:], noise)
-            first += len(block.convs)
+            first += 1 if index == 0 else 2  # the block's convolutions
         assert image is not None
         return image
 
@@ -179,8 +185,6 @@ class Generator(nn.Module):
         self.mapping = mapping
         self.synthesis = synthesis
 
-    def forward(
-        self, z: Tensor, truncation: float = 1.0, noise: str = "const", label: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, z: Tensor, truncation: float = 1.0, noise: str = "const", label: Tensor | None = None) -> Tensor:
         image: Tensor = self.synthesis(self.mapping(z, truncation, label), noise)
         return image

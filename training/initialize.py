@@ -7,11 +7,12 @@ training would settle is set from data here: batch statistics, the scale of pict
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
+
 from styleinv.training.config import Config
 from styleinv.training.encoder import Bottleneck, Encoder
 from styleinv.training.generator import Generator, SynthesisLayer
 from styleinv.training.model import StyleInV, build_styleinv
-from torch import Tensor, nn
 
 IMAGE_DEVIATION = 0.5  # of pixels, which stay mostly inside [-1, 1]
 NOISE_STRENGTH = 0.1
@@ -38,7 +39,7 @@ def initialize(config: Config, seed: int = 0) -> StyleInV:
     style = model.style(w0, model.motion(noise, t)[:, 0].to(w0.dtype))
     _settle_encoder(model.encoder, x0, style)
     deviation = w0.std(dim=0).mean()
-    model.encoder.head.weight *= OFFSET_SHARE * deviation / model.encoder(x0, style).std(dim=0).mean()
+    model.encoder.head.weight.mul_(OFFSET_SHARE * deviation / model.encoder(x0, style).std(dim=0).mean())
     return model.requires_grad_(False)
 
 
@@ -48,8 +49,8 @@ def _settle_generator(generator: Generator, z_dim: int) -> None:
             layer.noise_strength.fill_(NOISE_STRENGTH)
     generator.mapping.latent_average.copy_(generator.mapping(torch.randn(4096, z_dim), truncation=1.0).mean(dim=0))
     scale = IMAGE_DEVIATION / generator(torch.randn(SAMPLES, z_dim)).std()
-    for block in generator.synthesis.blocks:
-        block.to_rgb.weight *= scale
+    for picture_layer in generator.synthesis.picture_layers():
+        picture_layer.weight.mul_(scale)
 
 
 def _settle_encoder(encoder: Encoder, image: Tensor, style: Tensor) -> None:

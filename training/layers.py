@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 
 import torch
-from styleinv.kernels import reference
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from styleinv.kernels import reference
 
 
 class EqualizedLinear(nn.Module):

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
 from styleinv.runtime.errors import CheckpointError, TrainingError
 from styleinv.training import config as configuration
 from styleinv.training.checkpoint import replacing, save_checkpoint
 from styleinv.training.config import Config
-from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 SCALAR_INTERVAL = 10  # steps between points of a TensorBoard curve
 

@@ -14,12 +14,13 @@ Shapes: B batch, T frames, K anchors, Z size of z, W size of a latent, R resolut
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
+
 from styleinv.training.config import Config, GeneratorConfig, ModelConfig
 from styleinv.training.discriminator import ClipDiscriminator, ImageDiscriminator
 from styleinv.training.encoder import Encoder
 from styleinv.training.generator import Generator, MappingNetwork, SynthesisNetwork
 from styleinv.training.motion import MotionNetwork, TemporalStyle
-from torch import Tensor, nn
 
 
 class StyleInV(nn.Module):

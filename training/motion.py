@@ -9,13 +9,15 @@ Angles grow with t, so everything up to the time code is computed in float64, in
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
-from styleinv.kernels.reference import LEAKY_SLOPE
-from styleinv.training.layers import EqualizedLinear
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from styleinv.kernels.reference import LEAKY_SLOPE
+from styleinv.training.layers import EqualizedLinear
 
 
 class CausalConv1d(nn.Module):
@@ -120,7 +122,7 @@ class TemporalStyle(nn.Module):
         self.layers = nn.Sequential(
             *(
                 EqualizedLinear(before, after, lr_multiplier=lr_multiplier, activate=True)
-                for before, after in zip(widths, widths[1:], strict=False)
+                for before, after in itertools.pairwise(widths)
             )
         )
         self.sees_content = sees_content

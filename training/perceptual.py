@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from styleinv.runtime.errors import CheckpointError
 from styleinv.training.discriminator import ImageDiscriminator
 from styleinv.training.losses import feature_distance
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # two batches of pictures -> scalar
 

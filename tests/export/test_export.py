@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+
 from styleinv.export import writer
 from styleinv.export.graphs import Graph
 from styleinv.export.onnx_graph import WEIGHTS_FILE, export_onnx
@@ -36,7 +37,9 @@ def exported(tmp_path_factory):
     def export(model, config, noise="const"):
         name = f"model{next(names)}"
         save_checkpoint(folder / f"{name}.safetensors", model, config)
-        export_bundle(load_checkpoint(folder / f"{name}.safetensors"), folder / f"{name}.bundle", noise=noise, progress=False)
+        export_bundle(
+            load_checkpoint(folder / f"{name}.safetensors"), folder / f"{name}.bundle", noise=noise, progress=False
+        )
         return folder / f"{name}.bundle"
 
     return export
@@ -192,7 +195,7 @@ def test_an_earlier_bundle_is_replaced_and_nothing_else_is(small_checkpoint, sma
     checkpoint = load_checkpoint(small_checkpoint)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "diary.txt").write_text("keep me")
-    with pytest.raises(BundleError, match="notes.*not a bundle"):
+    with pytest.raises(BundleError, match=r"notes.*not a bundle"):
         export_bundle(checkpoint, tmp_path / "notes", progress=False)
     assert (tmp_path / "notes" / "diary.txt").read_text() == "keep me"
     with pytest.raises(BundleError, match="found no folder"):
@@ -205,4 +208,3 @@ def test_an_earlier_bundle_is_replaced_and_nothing_else_is(small_checkpoint, sma
     export_bundle(checkpoint, tmp_path / "old.bundle", progress=False)
     assert {path.name for path in (tmp_path / "old.bundle").iterdir()} == {path.name for path in small_bundle.iterdir()}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes", "old.bundle"]
-

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from styleinv.kernels import reference
 from torch.nn import functional as F
+
+from styleinv.kernels import reference
 
 TAPS = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64)
 FIR = torch.outer(TAPS, TAPS) / 64

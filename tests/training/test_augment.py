@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from styleinv.training.augment import AdaptiveProbability, _colour, _geometry, augment
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+
 from styleinv.runtime.errors import CheckpointError
 from styleinv.training.checkpoint import load_checkpoint, replacing, save_checkpoint
 from styleinv.training.config import to_json
@@ -30,8 +31,9 @@ def test_round_trip_is_bit_for_bit(small_checkpoint, small_model, small_config):
 
 @pytest.mark.parametrize("kind", ["image", "inversion"])
 def test_other_kinds(kind, small_config, tmp_path):
-    build = {"image": lambda: build_generator(small_config.model.generator), "inversion": lambda: build_inversion(small_config.model)}  # fmt: skip
-    save_checkpoint(tmp_path / "x.safetensors", build[kind](), small_config)
+    model = small_config.model
+    network = build_generator(model.generator) if kind == "image" else build_inversion(model)
+    save_checkpoint(tmp_path / "x.safetensors", network, small_config)
     assert load_checkpoint(tmp_path / "x.safetensors").kind == kind
     with pytest.raises(CheckpointError, match=rf"x\.safetensors: kind: found '{kind}', expected 'styleinv'"):
         load_checkpoint(tmp_path / "x.safetensors", kind="styleinv")

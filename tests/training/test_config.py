@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+
 from styleinv.runtime.errors import ConfigError
 from styleinv.training import config as configuration
 from styleinv.training.config import from_dict, from_json, to_json, with_overrides
@@ -75,7 +76,7 @@ def test_missing_fields_take_defaults():
 
 
 def test_unknown_preset_names_those_there_are():
-    with pytest.raises(ConfigError, match="tiny64.*paper256"):
+    with pytest.raises(ConfigError, match=r"tiny64.*paper256"):
         preset("huge")
 
 

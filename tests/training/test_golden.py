@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from styleinv.training.config import GeneratorConfig, ModelConfig
 from styleinv.training.model import build_styleinv
 

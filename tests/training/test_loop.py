@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import torch
+
 from styleinv.runtime.errors import CheckpointError, TrainingError
 from styleinv.training import loop
 from styleinv.training.checkpoint import load_checkpoint
@@ -146,11 +147,13 @@ def test_resuming_what_is_not_there_or_not_it(make_stage, tmp_path, small_config
     with pytest.raises(CheckpointError, match=r"image\.state\.pt: not a readable training state"):
         run(make_stage("image"), tmp_path, 1, resume=True)
     torch.save({"stage": "image"}, tmp_path / "image.state.pt")
-    with pytest.raises(CheckpointError, match="config.* missing"):
+    with pytest.raises(CheckpointError, match=r"config.* missing"):
         run(make_stage("image"), tmp_path, 1, resume=True)
     run(make_stage("image"), tmp_path / "other", 1)
     with pytest.raises(CheckpointError, match="seed: found 3, expected 4"):
-        train(ImageStage(small_config, small_clips, 4), tmp_path / "other", images=4, seed=4, resume=True, progress=False)
+        train(
+            ImageStage(small_config, small_clips, 4), tmp_path / "other", images=4, seed=4, resume=True, progress=False
+        )
 
 
 def test_state_files_run_no_code(tmp_path, make_stage):

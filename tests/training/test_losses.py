@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from styleinv.training.ema import averaged_copy, ramped_half_life, update_average
 from styleinv.training.losses import (
     discriminator_loss,
@@ -12,7 +13,7 @@ from styleinv.training.losses import (
     path_lengths,
     r1_penalty,
 )
-from styleinv.training.optimizers import lazy_adam, to_pictures
+from styleinv.training.stages.common import lazy_adam, to_pictures
 
 
 def test_logistic_losses_at_zero_are_log_two():

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+
 from styleinv.training.config import EncoderConfig, ModelConfig, with_overrides
 from styleinv.training.discriminator import minibatch_deviation
 from styleinv.training.encoder import Encoder
@@ -192,9 +193,7 @@ def test_initialised_models_are_well_conditioned(small_config):
     extremes = {}
     for name, module in model.named_modules():
         if not list(module.children()):
-            module.register_forward_hook(
-                lambda _, __, out, name=name: extremes.update({name: out.abs().max().item()})
-            )
+            module.register_forward_hook(lambda _, __, out, name=name: extremes.update({name: out.abs().max().item()}))
     frames = model(z, torch.randn(4, 6, 8), t)
     assert frames.isfinite().all()
     assert max(extremes.values()) < 30, max(extremes.items(), key=lambda item: item[1])

@@ -3,13 +3,26 @@
 import pytest
 import torch
 from safetensors.torch import save_file
+
 from styleinv.runtime.errors import CheckpointError
 from styleinv.training.model import build_image_discriminator
 from styleinv.training.perceptual import discriminator_distance, load_lpips
 
-ALEX_SHAPES = {1: {0: (64, 3, 11, 11)}, 2: {3: (192, 64, 5, 5)}, 3: {6: (384, 192, 3, 3)}, 4: {8: (256, 384, 3, 3)}, 5: {10: (256, 256, 3, 3)}}  # fmt: skip
-VGG_WIDTHS = {1: {0: (3, 64), 2: (64, 64)}, 2: {5: (64, 128), 7: (128, 128)}, 3: {10: (128, 256), 12: (256, 256), 14: (256, 256)}, 4: {17: (256, 512), 19: (512, 512), 21: (512, 512)}, 5: {24: (512, 512), 26: (512, 512), 28: (512, 512)}}  # fmt: skip
-VGG_SHAPES = {p: {i: (o, n, 3, 3) for i, (n, o) in layers.items()} for p, layers in VGG_WIDTHS.items()}
+# For each slice: index of the convolution -> shape of its weight.
+ALEX_SHAPES = {
+    1: {0: (64, 3, 11, 11)},
+    2: {3: (192, 64, 5, 5)},
+    3: {6: (384, 192, 3, 3)},
+    4: {8: (256, 384, 3, 3)},
+    5: {10: (256, 256, 3, 3)},
+}
+VGG_SHAPES = {
+    1: {0: (64, 3, 3, 3), 2: (64, 64, 3, 3)},
+    2: {5: (128, 64, 3, 3), 7: (128, 128, 3, 3)},
+    3: {10: (256, 128, 3, 3), 12: (256, 256, 3, 3), 14: (256, 256, 3, 3)},
+    4: {17: (512, 256, 3, 3), 19: (512, 512, 3, 3), 21: (512, 512, 3, 3)},
+    5: {24: (512, 512, 3, 3), 26: (512, 512, 3, 3), 28: (512, 512, 3, 3)},
+}
 
 
 def lpips_weights(shapes):

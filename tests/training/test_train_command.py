@@ -3,10 +3,25 @@
 import av
 import numpy as np
 import pytest
+
 from styleinv.runtime.cli import main
 from styleinv.training.checkpoint import load_checkpoint
 
-SMALL = ["model.generator.resolution=16", "model.generator.channel_base=128", "model.generator.channel_max=16", "model.encoder.widths=[16,16]", "model.encoder.depths=[1,1]", "discriminator.channel_base=128", "discriminator.channel_max=16", "discriminator.clip_channel_base=128", "image.batch=2", "inversion.batch=2", "motion.batch=2", "motion.clip_length=6", "motion.max_span=6"]  # fmt: skip
+SMALL = [
+    "model.generator.resolution=16",
+    "model.generator.channel_base=128",
+    "model.generator.channel_max=16",
+    "model.encoder.widths=[16,16]",
+    "model.encoder.depths=[1,1]",
+    "discriminator.channel_base=128",
+    "discriminator.channel_max=16",
+    "discriminator.clip_channel_base=128",
+    "image.batch=2",
+    "inversion.batch=2",
+    "motion.batch=2",
+    "motion.clip_length=6",
+    "motion.max_span=6",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +67,9 @@ def test_stages_out_of_order_say_what_is_missing(video, tmp_path, capsys):
     message = failure(capsys, "train", "inversion", "--data", str(video), "--out", out)
     assert "image.safetensors: no such file" in message
     main(["train", "image", "--data", str(video), "--out", out, "--images", "2", "--set", *SMALL])
-    assert "inversion.safetensors: no such file" in failure(capsys, "train", "motion", "--data", str(video), "--out", out)
+    assert "inversion.safetensors: no such file" in failure(
+        capsys, "train", "motion", "--data", str(video), "--out", out
+    )
     message = failure(
         capsys, "train", "inversion", "--data", str(video), "--out", out, "--set", "model.generator.w_dim=64"
     )
@@ -79,9 +96,7 @@ def test_clips_too_short_to_learn_motion_from(video, tmp_path, capsys):
     out = str(tmp_path / "run")
     main(["train", "image", "--data", str(video), "--out", out, "--images", "2", "--set", *SMALL])
     main(["train", "inversion", "--data", str(video), "--out", out, "--images", "2"])
-    message = failure(
-        capsys, "train", "motion", "--data", str(video), "--out", out, "--set", "motion.clip_length=64"
-    )
+    message = failure(capsys, "train", "motion", "--data", str(video), "--out", out, "--set", "motion.clip_length=64")
     assert "clip.mp4" in message and "64" in message and "10" in message
 
 

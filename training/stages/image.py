@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from styleinv.training.augment import AdaptiveProbability, augment
 from styleinv.training.config import Config
 from styleinv.training.data import ClipSet, frame_batch
@@ -12,8 +14,7 @@ from styleinv.training.ema import averaged_copy, ramped_half_life, update_averag
 from styleinv.training.generator import Generator
 from styleinv.training.losses import discriminator_loss, generator_loss, path_lengths, r1_penalty
 from styleinv.training.model import build_generator, build_image_discriminator
-from styleinv.training.optimizers import lazy_adam, to_pictures
-from torch import Tensor, nn
+from styleinv.training.stages.common import channels_last, lazy_adam, to_pictures
 
 LATENT_AVERAGE_DECAY = 0.998  # per step, as StyleGAN2 tracks the mean latent
 PATH_LENGTH_DECAY = 0.01
@@ -34,21 +35,18 @@ class ImageStage:
         self.images_per_step = settings.batch
         self.generator = build_generator(picture)
         with torch.no_grad():
-            for block in self.generator.synthesis.blocks:
-                block.to_rgb.weight *= settings.initial_contrast
+            for layer in self.generator.synthesis.picture_layers():
+                layer.weight.mul_(settings.initial_contrast)
         self.discriminator = build_image_discriminator(config)
         self.average: Generator = averaged_copy(self.generator)
-        for network in (self.generator, self.discriminator):
-            network.to(memory_format=torch.channels_last)  # what convolutions on a CPU are fastest with
+        channels_last(self.generator, self.discriminator)
         self.networks: dict[str, nn.Module] = {
             "generator": self.generator,
             "discriminator": self.discriminator,
             "average": self.average,
         }
-        self.optimizers = {
-            "generator": lazy_adam(
-                self.generator.parameters(), settings.learning_rate, settings.path_length_interval
-            ),
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            "generator": lazy_adam(self.generator.parameters(), settings.learning_rate, settings.path_length_interval),
             "discriminator": lazy_adam(self.discriminator.parameters(), settings.learning_rate, settings.r1_interval),
         }
         self.probability = AdaptiveProbability(

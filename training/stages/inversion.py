@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from styleinv.runtime.errors import CheckpointError
 from styleinv.training.config import Config
 from styleinv.training.data import ClipSet, frame_batch
@@ -13,10 +16,8 @@ from styleinv.training.ema import averaged_copy, update_average
 from styleinv.training.generator import Generator
 from styleinv.training.loop import read_state
 from styleinv.training.model import InversionModel, build_image_discriminator, build_inversion
-from styleinv.training.optimizers import to_pictures
 from styleinv.training.perceptual import Distance, discriminator_distance, load_lpips
-from torch import Tensor, nn
-from torch.nn import functional as F
+from styleinv.training.stages.common import channels_last, to_pictures
 
 PREVIEW = 8
 
@@ -56,7 +57,7 @@ class InversionStage:
         self.distance = distance
         self.encoder = build_inversion(config.model).train()
         self.encoder.latent_average.copy_(generator.mapping.latent_average)
-        self.encoder.to(memory_format=torch.channels_last)  # what convolutions on a CPU are fastest with
+        channels_last(self.encoder)
         self.average: InversionModel = averaged_copy(self.encoder)
         self.networks: dict[str, nn.Module] = {"encoder": self.encoder, "average": self.average}
         self.optimizers: dict[str, torch.optim.Optimizer] = {

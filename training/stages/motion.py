@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from styleinv.training.augment import AdaptiveProbability, augment
 from styleinv.training.config import Config
 from styleinv.training.data import ClipSet, clip_batch, sample_times
@@ -18,9 +21,7 @@ from styleinv.training.ema import averaged_copy, ramped_half_life, update_averag
 from styleinv.training.generator import Generator
 from styleinv.training.losses import discriminator_loss, generator_loss, r1_penalty
 from styleinv.training.model import InversionModel, StyleInV, build_clip_discriminator, build_styleinv
-from styleinv.training.optimizers import lazy_adam, to_pictures
-from torch import Tensor, nn
-from torch.nn import functional as F
+from styleinv.training.stages.common import channels_last, lazy_adam, to_pictures
 
 PREVIEW = 4  # clips
 FAKE_TIMES_DOMAIN = 3  # keeps the fakes' times apart from the draws of the data
@@ -49,8 +50,7 @@ class MotionStage:
         self.model.eval()
         self.model.generator.requires_grad_(False)
         self.discriminator = build_clip_discriminator(config)
-        for network in (self.model, self.discriminator):
-            network.to(memory_format=torch.channels_last)  # what convolutions on a CPU are fastest with
+        channels_last(self.model, self.discriminator)
         self.average: StyleInV = averaged_copy(self.model)
         self.networks: dict[str, nn.Module] = {
             "model": self.model,
