@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 TORCH_INDEX ?=
+DEMO_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
@@ -9,7 +10,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 .PHONY: demo test soak lint types wheel clean
 
 demo: $(VENV)/demo.installed
-	$(BIN)/styleinv demo --out demo
+	$(BIN)/styleinv demo --out demo $(DEMO_FLAGS)
 
 test: $(VENV)/dev.installed
 	$(BIN)/pytest
