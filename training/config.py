@@ -180,6 +180,8 @@ class MotionStageConfig:
     discriminator_learning_rate: float = 2e-3
     clip_length: int = 128  # frames; training clips shorter than this are skipped
     max_span: int = 128  # frames
+    head_start: int = 0  # clips that the discriminator sees before the model learns, so its first advice is sound
+    initial_motion: float = 1.0  # of an untrained clip; more saves a short training from having to find motion
     r1_gamma: float = 1.0
     r1_interval: int = 16
     first_frame_weight: float = 10.0

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from styleinv.training.layers import EqualizedConv2d, EqualizedLinear, normalize_second_moment
 
 CLIP_FRAMES = 4
+INITIAL_SPREAD = 0.25  # of the time embedding, next to its constant part
 
 
 class ResidualBlock(nn.Module):
@@ -100,8 +101,11 @@ class TimeDifferences(nn.Module):
         self.learned = nn.Embedding(max_span + 1, time_dim)
         self.layers = nn.Sequential(
             EqualizedLinear((CLIP_FRAMES - 1) * 2 * time_dim, out_features, lr_multiplier=0.01, activate=True),
-            EqualizedLinear(out_features, out_features, lr_multiplier=0.01, activate=True),
+            EqualizedLinear(out_features, out_features, bias=1.0, lr_multiplier=0.01, activate=True),
         )
+        # At first all times look much alike, so that clips are judged before times are told apart.
+        with torch.no_grad():
+            self.layers[1].weight.mul_(INITIAL_SPREAD)
 
     frequencies: Tensor
 

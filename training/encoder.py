@@ -164,11 +164,13 @@ class Encoder(nn.Module):
             x = bottleneck(x)
         return self._offset_of(x)
 
+    def temporal_blocks(self) -> list[TemporalBlock]:
+        """Where the temporal style enters, in order."""
+        return [module for module in self.temporal.values() if isinstance(module, TemporalBlock)]
+
     @property
     def _first_temporal(self) -> TemporalBlock:
-        block = self.temporal[str(self.content_depth - 1)]
-        assert isinstance(block, TemporalBlock)
-        return block
+        return self.temporal_blocks()[0]
 
     def _offset_of(self, x: Tensor) -> Tensor:
         delta: Tensor = self.head(x.mean(dim=(2, 3)))

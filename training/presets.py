@@ -31,7 +31,7 @@ TINY64 = Config(
         ),
         encoder=EncoderConfig(widths=(32, 64, 96, 128), depths=(1, 2, 3, 2)),
         motion=MotionConfig(
-            noise_dim=64, code_dim=96, anchor_distance=32, frequencies=32, min_period=16.0, max_period=256.0
+            noise_dim=64, code_dim=96, anchor_distance=16, frequencies=32, min_period=8.0, max_period=128.0
         ),
     ),
     discriminator=DiscriminatorConfig(
@@ -52,7 +52,18 @@ TINY64 = Config(
     ),
     inversion=InversionStageConfig(images=20_000, batch=16, learning_rate=1e-3, ema_images=300),
     motion=MotionStageConfig(
-        images=20_000, batch=8, learning_rate=2e-4, clip_length=32, max_span=32, ema_images=300, ema_rampup=0.0
+        images=20_000,
+        batch=4,
+        learning_rate=2e-4,
+        discriminator_learning_rate=2e-3,
+        clip_length=32,
+        max_span=32,
+        head_start=80,
+        initial_motion=8.0,
+        r1_gamma=5.0,
+        r1_interval=8,
+        ema_images=100,
+        ema_rampup=0.0,
     ),
     snapshot_images=2_000,
 )

@@ -24,9 +24,7 @@ def test_the_embedding_example_runs_in_ten_lines(small_bundle, tmp_path):
     assert len(example.splitlines()) <= 10
     (tmp_path / "sky.bundle").symlink_to(small_bundle)
     (tmp_path / "example.py").write_text(example)
-    finished = subprocess.run(
-        [sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    finished = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.splitlines()[1] == "(16, 16, 3) uint8"
 

@@ -43,6 +43,10 @@ class MotionStage:
         self.images_per_step = settings.batch
         self.model = build_styleinv(config.model)
         self.model.generator.load_state_dict(generator.state_dict())
+        with torch.no_grad():
+            for block in self.model.encoder.temporal_blocks():
+                block.affine1.weight.mul_(settings.initial_motion)
+                block.affine2.weight.mul_(settings.initial_motion)
         self.model.encoder.load_state_dict(inversion.encoder.state_dict(), strict=False)  # all but temporal blocks
         if not config.model.input_residual:
             self.model.latent_average.copy_(generator.mapping.latent_average)
@@ -73,20 +77,22 @@ class MotionStage:
         frames, real_times = clip_batch(
             self.clips, self.seed, index * settings.batch, settings.batch, max_span=settings.max_span, mirror=False
         )
-        generator = np.random.Generator(np.random.Philox(key=[self.seed, FAKE_TIMES_DOMAIN], counter=[0, 0, index, 0]))
-        times = torch.from_numpy(sample_times(generator, 2 * settings.batch, settings.max_span, fractional=True))
-        losses = self._train_model(times[: settings.batch])
-        losses |= self._train_discriminator(
-            to_pictures(frames), torch.from_numpy(real_times), times[settings.batch :], index
-        )
+        draws = np.random.Generator(np.random.Philox(key=[self.seed, FAKE_TIMES_DOMAIN], counter=[0, 0, index, 0]))
+        times = torch.from_numpy(sample_times(draws, settings.batch, settings.max_span, fractional=True))
+        losses, fake = self._train_model(times, learns=index * settings.batch >= settings.head_start)
+        losses |= self._train_discriminator(to_pictures(frames), torch.from_numpy(real_times), fake, times, index)
         half_life = ramped_half_life(settings.ema_images, settings.ema_rampup, (index + 1) * settings.batch)
         update_average(self.average, self.model, settings.batch, half_life)
         return losses | {"augment": self.probability.p}
 
-    def _train_model(self, times: Tensor) -> dict[str, float]:
+    def _train_model(self, times: Tensor, learns: bool) -> tuple[dict[str, float], Tensor]:
+        """Returns the losses and the fake clips, which the discriminator then learns from."""
         settings = self.config.motion
         self.discriminator.requires_grad_(False)
-        clip, first_frame, w0, w = self._generate(times)
+        with torch.set_grad_enabled(learns):
+            clip, first_frame, w0, w = self._generate(times)
+        if not learns:
+            return {}, clip
         adversarial = generator_loss(self.discriminator(augment(clip, self.probability.p), times))
         first = F.mse_loss(first_frame, clip[:, 0])
         drift = (w - w0[:, None]).norm(dim=2).mean()
@@ -94,16 +100,15 @@ class MotionStage:
         self.optimizers["model"].zero_grad()
         loss.backward()
         self.optimizers["model"].step()
-        return {"model": adversarial.item(), "first_frame": first.item(), "drift": drift.item()}
+        return {"model": adversarial.item(), "first_frame": first.item(), "drift": drift.item()}, clip.detach()
 
     def _train_discriminator(
-        self, real: Tensor, real_times: Tensor, fake_times: Tensor, index: int
+        self, real: Tensor, real_times: Tensor, fake: Tensor, fake_times: Tensor, index: int
     ) -> dict[str, float]:
         settings = self.config.motion
         self.discriminator.requires_grad_(True)
         with torch.no_grad():
-            fake = augment(self._generate(fake_times)[0], self.probability.p)
-            real = augment(real, self.probability.p)
+            fake, real = augment(fake, self.probability.p), augment(real, self.probability.p)
         penalize = index % settings.r1_interval == 0
         real.requires_grad_(penalize)
         real_logits = self.discriminator(real, real_times)
