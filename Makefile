@@ -16,7 +16,7 @@ test: $(VENV)/dev.installed
 	$(BIN)/pytest
 
 soak: $(VENV)/dev.installed
-	$(BIN)/pytest -m soak -o addopts="--import-mode=importlib --strict-markers -ra" --timeout 7200
+	$(BIN)/pytest -m soak -s
 
 lint: $(VENV)/dev.installed
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ from styleinv.runtime.errors import DataError
 from styleinv.runtime.rollout import Rollout
 from styleinv.runtime.sinks import encode_png, open_sink
 from styleinv.training.checkpoint import load_checkpoint
-from styleinv.training.config import Config, with_overrides
+from styleinv.training.config import Config
 from styleinv.training.data import ClipSet, load_clips
 from styleinv.training.generator import Generator
 from styleinv.training.loop import Stage, train
@@ -66,8 +66,13 @@ def main(argv: list[str]) -> int:
 
     started = time.monotonic()
     source = arguments.data or sample_clip()
-    config = with_overrides(preset("tiny64"), [])
-    clips = load_clips(source, config.model.generator.resolution, minimum_frames=config.motion.clip_length)
+    config = preset("tiny64")
+    clips = load_clips(
+        source,
+        config.model.generator.resolution,
+        frame_rate=config.frame_rate,
+        minimum_frames=config.motion.clip_length,
+    )
     train_all(config, clips, out / "training", images)
     model_path = out / "model.safetensors"
     shutil.copyfile(out / "training" / "motion.safetensors", model_path)

@@ -29,6 +29,7 @@ SMALL = [
     "motion.batch=2",
     "motion.clip_length=8",
     "motion.max_span=8",
+    "motion.head_start=2",
     "augment.interval=1",
     "augment.speed_images=100",
     "snapshot_images=4",

@@ -3,6 +3,7 @@
 import av
 import numpy as np
 import pytest
+
 from styleinv.export import demo
 from styleinv.runtime.cli import main
 from styleinv.runtime.errors import DataError

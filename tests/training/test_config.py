@@ -45,7 +45,7 @@ def test_overrides_reach_any_field():
         ("model.encoder.widths=[8,16,32,64]", ["encoder.widths", "8", "16"]),
         ("model.encoder.temporal_blocks=never", ["temporal_blocks", "never"]),
         ("model.motion.kernel_size=10", ["motion.kernel_size", "10", "odd"]),
-        ("model.motion.min_period=1000", ["motion.min_period", "1000", "256"]),
+        ("model.motion.min_period=1000", ["motion.min_period", "1000", "128"]),
         ("image.batch=0", ["image.batch", "0", "1"]),
         ("image.learning_rate=-1", ["image.learning_rate", "-1"]),
         ("motion.max_span=64", ["motion.max_span", "64", "32"]),
