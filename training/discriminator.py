@@ -99,13 +99,12 @@ class TimeDifferences(nn.Module):
         periods = torch.logspace(1, math.log2(max(4 * max_span, 4)), time_dim // 2, base=2.0)
         self.register_buffer("frequencies", 2 * math.pi / periods)
         self.learned = nn.Embedding(max_span + 1, time_dim)
-        self.layers = nn.Sequential(
-            EqualizedLinear((CLIP_FRAMES - 1) * 2 * time_dim, out_features, lr_multiplier=0.01, activate=True),
-            EqualizedLinear(out_features, out_features, bias=1.0, lr_multiplier=0.01, activate=True),
-        )
+        hidden = EqualizedLinear((CLIP_FRAMES - 1) * 2 * time_dim, out_features, lr_multiplier=0.01, activate=True)
+        last = EqualizedLinear(out_features, out_features, bias=1.0, lr_multiplier=0.01, activate=True)
         # At first all times look much alike, so that clips are judged before times are told apart.
         with torch.no_grad():
-            self.layers[1].weight.mul_(INITIAL_SPREAD)
+            last.weight.mul_(INITIAL_SPREAD)
+        self.layers = nn.Sequential(hidden, last)
 
     frequencies: Tensor
 
