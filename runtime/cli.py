@@ -17,8 +17,8 @@ from styleinv.runtime.errors import StyleInVError
 
 COMMANDS = {
     "stream": ("styleinv.runtime.stream:main", "play a bundle into a video, a folder of pictures or a pipe"),
-    "train": ("styleinv.training.cli:train", "train a stage of a model on a folder of clips"),
-    "init": ("styleinv.training.cli:init", "write a configuration to start training from"),
+    "train": ("styleinv.training.cli:train", "train one stage of a model on videos or pictures"),
+    "init": ("styleinv.training.cli:init", "write an untrained but well-conditioned model of any size"),
     "export": ("styleinv.export.cli:main", "compile a checkpoint into a bundle"),
     "demo": ("styleinv.export.demo:main", "train, export and play a small model, in minutes, on this machine"),
 }

@@ -12,9 +12,9 @@ from styleinv.training.config import Config
 from styleinv.training.data import ClipSet, frame_batch
 from styleinv.training.ema import averaged_copy, ramped_half_life, update_average
 from styleinv.training.generator import Generator
-from styleinv.training.losses import discriminator_loss, generator_loss, path_lengths, r1_penalty
+from styleinv.training.losses import generator_loss, path_lengths
 from styleinv.training.model import build_generator, build_image_discriminator
-from styleinv.training.stages.common import channels_last, lazy_adam, to_pictures
+from styleinv.training.stages.common import channels_last, discriminator_step, lazy_adam, to_pictures
 
 LATENT_AVERAGE_DECAY = 0.998  # per step, as StyleGAN2 tracks the mean latent
 PATH_LENGTH_DECAY = 0.01
@@ -81,19 +81,15 @@ class ImageStage:
             fake = self._augment(self._generate(settings.batch))
             # R1 is taken at the augmented pictures: bilinear warps have no second derivative to go through.
             real = self._augment(real)
-        penalize = index % settings.r1_interval == 0
-        real.requires_grad_(penalize)
-        real_logits = self.discriminator(real)
-        loss = discriminator_loss(real_logits, self.discriminator(fake))
-        losses = {"discriminator": loss.item(), "real": real_logits.mean().item()}
-        if penalize:
-            penalty = r1_penalty(real, real_logits)
-            loss = loss + penalty * (settings.r1_gamma * settings.r1_interval)
-            losses["r1"] = penalty.item()
-        self.optimizers["discriminator"].zero_grad()
-        loss.backward()
-        self.optimizers["discriminator"].step()
-        self.probability.update(real_logits.detach(), settings.batch)
+        losses, real_logits = discriminator_step(
+            self.optimizers["discriminator"],
+            self.discriminator,
+            self.discriminator,
+            real,
+            fake,
+            r1_weight=settings.r1_gamma * settings.r1_interval if index % settings.r1_interval == 0 else 0.0,
+        )
+        self.probability.update(real_logits, settings.batch)
         return losses
 
     def _regularize_path_lengths(self) -> dict[str, float]:

@@ -19,9 +19,9 @@ from styleinv.training.data import ClipSet, clip_batch, sample_times
 from styleinv.training.discriminator import CLIP_FRAMES
 from styleinv.training.ema import averaged_copy, ramped_half_life, update_average
 from styleinv.training.generator import Generator
-from styleinv.training.losses import discriminator_loss, generator_loss, r1_penalty
+from styleinv.training.losses import generator_loss
 from styleinv.training.model import InversionModel, StyleInV, build_clip_discriminator, build_styleinv
-from styleinv.training.stages.common import channels_last, lazy_adam, to_pictures
+from styleinv.training.stages.common import channels_last, discriminator_step, lazy_adam, to_pictures
 
 PREVIEW = 4  # clips
 FAKE_TIMES_DOMAIN = 3  # keeps the fakes' times apart from the draws of the data
@@ -109,19 +109,15 @@ class MotionStage:
         self.discriminator.requires_grad_(True)
         with torch.no_grad():
             fake, real = augment(fake, self.probability.p), augment(real, self.probability.p)
-        penalize = index % settings.r1_interval == 0
-        real.requires_grad_(penalize)
-        real_logits = self.discriminator(real, real_times)
-        loss = discriminator_loss(real_logits, self.discriminator(fake, fake_times))
-        losses = {"discriminator": loss.item(), "real": real_logits.mean().item()}
-        if penalize:
-            penalty = r1_penalty(real, real_logits)
-            loss = loss + penalty * (settings.r1_gamma * settings.r1_interval)
-            losses["r1"] = penalty.item()
-        self.optimizers["discriminator"].zero_grad()
-        loss.backward()
-        self.optimizers["discriminator"].step()
-        self.probability.update(real_logits.detach(), settings.batch)
+        losses, real_logits = discriminator_step(
+            self.optimizers["discriminator"],
+            lambda clips: self.discriminator(clips, real_times),
+            lambda clips: self.discriminator(clips, fake_times),
+            real,
+            fake,
+            r1_weight=settings.r1_gamma * settings.r1_interval if index % settings.r1_interval == 0 else 0.0,
+        )
+        self.probability.update(real_logits, settings.batch)
         return losses
 
     def _generate(self, times: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
