@@ -24,11 +24,11 @@ lint: $(VENV)/dev.installed
 
 # mypy sees a namespace package in a regular installation only, not in an editable one.
 types: $(VENV)/dev.installed
-	rm -rf build/types && $(PIP) install --quiet --no-deps --target build/types .
+	rm -rf build && $(PIP) install --quiet --no-deps --target build/types .
 	MYPYPATH=build/types $(BIN)/mypy -p styleinv.runtime -p styleinv.kernels -p styleinv.training -p styleinv.export
 
 wheel: $(VENV)/dev.installed
-	rm -rf dist && $(BIN)/python -m build --wheel --outdir dist .
+	rm -rf dist build && $(BIN)/python -m build --wheel --outdir dist .
 
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info

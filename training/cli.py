@@ -10,12 +10,16 @@ from styleinv.runtime.errors import CheckpointError, ConfigError
 from styleinv.training import config as configuration
 from styleinv.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from styleinv.training.config import Config, with_overrides
+from styleinv.training.data import load_clips
 from styleinv.training.generator import Generator
 from styleinv.training.initialize import initialize
 from styleinv.training.loop import Stage, read_state
 from styleinv.training.loop import train as train_stage
 from styleinv.training.model import InversionModel
 from styleinv.training.presets import PRESETS, preset
+from styleinv.training.stages.image import ImageStage
+from styleinv.training.stages.inversion import InversionStage, perceptual_distance
+from styleinv.training.stages.motion import MotionStage
 
 DEFAULT_PRESET = "tiny64"
 STAGES = ("image", "inversion", "motion")
@@ -87,10 +91,13 @@ def _choose_config(arguments: argparse.Namespace) -> Config:
         raise ConfigError(f"--images: found {arguments.images}, expected at least 1")
     if not 0 <= arguments.seed < 2**31:
         raise ConfigError(f"--seed: found {arguments.seed}, expected 0 to {2**31 - 1}")
+    state = arguments.out / f"{arguments.stage}.state.pt"
     if arguments.resume:
         if arguments.preset or arguments.set:
             raise ConfigError("--preset and --set do not go with --resume: the run keeps its own configuration")
-        return configuration.from_json(read_state(arguments.out / f"{arguments.stage}.state.pt")["config"])
+        return configuration.from_json(read_state(state)["config"])
+    if state.exists():
+        raise CheckpointError(f"{state}: found an earlier run, expected none: give --resume, or another --out")
     if arguments.stage == "image" or arguments.preset:
         base = preset(arguments.preset or DEFAULT_PRESET)
     else:
@@ -99,8 +106,6 @@ def _choose_config(arguments: argparse.Namespace) -> Config:
 
 
 def _build_stage(arguments: argparse.Namespace, config: Config) -> Stage:
-    from styleinv.training.data import load_clips
-
     minimum = config.motion.clip_length if arguments.stage == "motion" else 1
     if config.model.generator.label_dim:
         raise ConfigError("model.generator.label_dim: training of conditional models is not supported, expected 0")
@@ -111,8 +116,6 @@ def _build_stage(arguments: argparse.Namespace, config: Config) -> Stage:
         minimum_frames=minimum,
     )
     if arguments.stage == "image":
-        from styleinv.training.stages.image import ImageStage
-
         return ImageStage(config, clips, arguments.seed)
 
     checkpoint = _generator_checkpoint(arguments)
@@ -124,14 +127,9 @@ def _build_stage(arguments: argparse.Namespace, config: Config) -> Stage:
     generator = checkpoint.model
     assert isinstance(generator, Generator)
     if arguments.stage == "inversion":
-        from styleinv.training.stages.inversion import InversionStage, perceptual_distance
-
-        state = arguments.out / "image.state.pt"
-        return InversionStage(
-            config, clips, arguments.seed, generator, perceptual_distance(config, arguments.lpips, state)
-        )
-    from styleinv.training.stages.motion import MotionStage
-
+        state = checkpoint.path.with_suffix(".state.pt")
+        distance = perceptual_distance(config, arguments.lpips, state)
+        return InversionStage(config, clips, arguments.seed, generator, distance)
     inversion = load_checkpoint(arguments.inversion or arguments.out / "inversion.safetensors", kind="inversion")
     if inversion.config.model.encoder != config.model.encoder:
         raise CheckpointError(

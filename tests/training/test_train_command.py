@@ -62,6 +62,14 @@ def test_the_three_stages_in_order(video, tmp_path, capsys):
     assert "images/s" in capsys.readouterr().err
 
 
+def test_an_earlier_run_is_not_overwritten(video, tmp_path, capsys):
+    command = ["train", "image", "--data", str(video), "--out", str(tmp_path / "run"), "--images", "2", "--set", *SMALL]
+    assert main(command) == 0
+    before = (tmp_path / "run" / "image.safetensors").read_bytes()
+    assert "image.state.pt: found an earlier run" in failure(capsys, *command)
+    assert (tmp_path / "run" / "image.safetensors").read_bytes() == before
+
+
 def test_stages_out_of_order_say_what_is_missing(video, tmp_path, capsys):
     out = str(tmp_path / "run")
     message = failure(capsys, "train", "inversion", "--data", str(video), "--out", out)
