@@ -26,6 +26,7 @@ from styleinv.export.verify import SEED, Comparison, as_table, sample_label, ver
 from styleinv.runtime.bundle import FORMAT_VERSION, MANIFEST_NAME, MOTION_FILE, Bundle, file_sha256, write_manifest
 from styleinv.runtime.errors import BundleError
 from styleinv.runtime.rollout import Rollout
+from styleinv.runtime.sessions.onnxruntime import import_onnxruntime
 from styleinv.runtime.sinks import encode_png
 from styleinv.training.checkpoint import Checkpoint
 from styleinv.training.model import StyleInV
@@ -41,11 +42,13 @@ def export_bundle(
     """Export a checkpoint into the bundle folder `out` and verify it against PyTorch.
 
     `out` appears at the end, whole; an earlier bundle there is replaced, anything else is not touched.
-    Returns what was verified. BundleError where `out` is in the way, or where a graph does not compute what the
+    Returns what was verified. EngineError where onnxruntime, which verification runs on, is not installed; BundleError
+    where `out` is in the way, or where a graph does not compute what the
     model computes (then nothing is left behind).
     """
     if noise not in NOISE_MODES:
         raise BundleError(f"noise: found {noise!r}, expected one of {', '.join(NOISE_MODES)}")
+    import_onnxruntime()  # verification needs it: better said now than after the export
     with _replacing_folder(out) as folder:
         models = _export_graphs(checkpoint, noise, progress)
         write_models(models, folder)

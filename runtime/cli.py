@@ -15,14 +15,14 @@ from collections.abc import Callable, Sequence
 
 from styleinv.runtime.errors import StyleInVError
 
+# For each command: 'module:function', what to install for it, and what it does.
 COMMANDS = {
-    "stream": ("styleinv.runtime.stream:main", "play a bundle into a video, a folder of pictures or a pipe"),
-    "train": ("styleinv.training.cli:train", "train one stage of a model on videos or pictures"),
-    "init": ("styleinv.training.cli:init", "write an untrained but well-conditioned model of any size"),
-    "export": ("styleinv.export.cli:main", "compile a checkpoint into a bundle"),
-    "demo": ("styleinv.export.demo:main", "train, export and play a small model, in minutes, on this machine"),
+    "stream": ("styleinv.runtime.stream:main", "runtime-cpu", "play a bundle into a video, pictures or a pipe"),
+    "train": ("styleinv.training.cli:train", "train", "train one stage of a model on videos or pictures"),
+    "init": ("styleinv.training.cli:init", "train", "write an untrained but well-conditioned model of any size"),
+    "export": ("styleinv.export.cli:main", "export,runtime-cpu", "compile a checkpoint into a bundle"),
+    "demo": ("styleinv.export.demo:main", "demo", "train, export and play a small model, in minutes, on this machine"),
 }
-EXTRAS = {"training": "train", "export": "export", "runtime": "runtime-cpu"}  # what to install for a room's commands
 
 Command = Callable[[list[str]], int | None]
 
@@ -62,13 +62,13 @@ def _run(arguments: list[str]) -> int:
 
 
 def _load(name: str) -> Command:
-    module, _, function = COMMANDS[name][0].partition(":")
+    target, extra, _ = COMMANDS[name]
+    module, _, function = target.partition(":")
     try:
         command: Command = getattr(importlib.import_module(module), function)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("styleinv"):
             raise
-        extra = EXTRAS[module.split(".")[1]]
         raise StyleInVError(
             f"`styleinv {name}` needs {error.name}, which is not installed: `pip install 'styleinv[{extra}]'`"
         ) from error
@@ -77,7 +77,7 @@ def _load(name: str) -> Command:
 
 def _help() -> str:
     width = max(map(len, COMMANDS))
-    commands = "\n".join(f"  {name:{width}}  {text}" for name, (_, text) in COMMANDS.items())
+    commands = "\n".join(f"  {name:{width}}  {text}" for name, (_, _, text) in COMMANDS.items())
     return (
         "usage: styleinv [--help] [--version] COMMAND ...\n\n"
         "StyleInV: endless video from a generator of single pictures.\n\n"

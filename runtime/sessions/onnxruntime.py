@@ -32,7 +32,7 @@ class OnnxRuntimeSession:
     """
 
     def __init__(self, graph: GraphSpec, *, threads: int | None = None) -> None:
-        onnxruntime = _import_onnxruntime()
+        onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0  # 0: as many as there are cores
         options.log_severity_level = 3  # errors only; warnings are about graph rewriting
@@ -76,7 +76,8 @@ class OnnxRuntimeSession:
         self.close()
 
 
-def _import_onnxruntime() -> Any:
+def import_onnxruntime() -> Any:
+    """The module. Raises EngineError where it is missing, or installed twice under its two names."""
     if _is_installed("onnxruntime") and _is_installed("onnxruntime-gpu"):
         raise EngineError(
             "found both onnxruntime and onnxruntime-gpu installed, expected one of them: they are the same module, "

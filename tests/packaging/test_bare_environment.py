@@ -52,5 +52,5 @@ def test_commands_that_need_more_say_what_to_install(tmp_path):
     command = [sys.executable, "-m", "styleinv.runtime.cli", "export", "x.safetensors", "--out", "x.bundle"]
     finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert finished.returncode == 2
-    assert "pip install 'styleinv[export]'" in finished.stderr
+    assert "pip install 'styleinv[export,runtime-cpu]'" in finished.stderr
     assert "Traceback" not in finished.stderr

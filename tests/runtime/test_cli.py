@@ -3,7 +3,9 @@
 import importlib.metadata
 import subprocess
 import sys
+import tomllib
 import types
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +21,7 @@ def command(monkeypatch):
         module = types.ModuleType("styleinv_test_commands")
         module.play = function
         monkeypatch.setitem(sys.modules, module.__name__, module)
-        monkeypatch.setitem(cli.COMMANDS, "play", (f"{module.__name__}:play", "for the test"))
+        monkeypatch.setitem(cli.COMMANDS, "play", (f"{module.__name__}:play", "runtime-cpu", "for the test"))
 
     return install
 
@@ -28,7 +30,7 @@ def command(monkeypatch):
 def test_help_lists_every_command(arguments, capsys):
     assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
-    for name, (_, text) in cli.COMMANDS.items():
+    for name, (_, _, text) in cli.COMMANDS.items():
         assert f"  {name}" in printed and text in printed
 
 
@@ -39,9 +41,12 @@ def test_version(capsys):
 
 def test_commands_are_strings_into_our_rooms():
     assert cli.COMMANDS.keys() == {"stream", "train", "init", "export", "demo"}
-    for target, text in cli.COMMANDS.values():
+    rooms = [["styleinv", room] for room in ("training", "export", "runtime", "kernels")]
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    for target, needed, text in cli.COMMANDS.values():
         module, function = target.split(":")
-        assert module.split(".")[:2] in [["styleinv", room] for room in cli.EXTRAS] and function.isidentifier() and text
+        assert module.split(".")[:2] in rooms and function.isidentifier() and text
+        assert set(needed.split(",")) <= project["optional-dependencies"].keys()
 
 
 @pytest.mark.parametrize(
