@@ -19,13 +19,13 @@ import numbers
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from styleinv.runtime.bundle import Bundle
+from styleinv.runtime.closing import Closing
 from styleinv.runtime.errors import BundleError
 from styleinv.runtime.motion import FrameIndex, MotionCodes, as_frame_index
 from styleinv.runtime.noise import Z_DOMAIN, check_word, standard_normal
@@ -36,7 +36,7 @@ Frame = npt.NDArray[np.uint8]  # [H, W, 3], RGB
 Latents = npt.NDArray[np.float32]  # [B, W]
 
 
-class Rollout:
+class Rollout(Closing):
     """One clip. Threads may share it; many rollouts may share one `Sessions`.
 
     Args:
@@ -187,14 +187,6 @@ class Rollout:
         """Closes the sessions, if `Rollout.open` opened them. Closing twice is allowed."""
         if self._owns_sessions:
             self._sessions.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _latents_at(self, frame_indices: Sequence[FrameIndex]) -> Latents:
         ts = [as_frame_index(t) for t in frame_indices]

@@ -215,6 +215,11 @@ class Config:
         if not (math.isfinite(self.frame_rate) and self.frame_rate > 0):
             raise ConfigError(f"frame_rate: found {self.frame_rate}, expected a positive number")
         _require_at_least("snapshot_images", self.snapshot_images, 1)
+        if self.discriminator.join_resolution > self.model.generator.resolution:
+            raise ConfigError(
+                f"discriminator.join_resolution: found {self.discriminator.join_resolution}, expected at most "
+                f"model.generator.resolution ({self.model.generator.resolution})"
+            )
 
 
 def to_json(config: Config) -> str:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import importlib
 import threading
-from types import TracebackType
-from typing import Self
 
 from styleinv.runtime.bundle import MOTION_FILE, Bundle
+from styleinv.runtime.closing import Closing
 from styleinv.runtime.errors import EngineError
 from styleinv.runtime.motion import MotionNetwork
 from styleinv.runtime.sessions.base import Session
@@ -42,7 +41,7 @@ def open_session(engine: str, bundle: Bundle, graph: str, *, threads: int | None
     return session
 
 
-class Sessions:
+class Sessions(Closing):
     """What all rollouts of one bundle share: a session for each graph, opened when first asked for, and the motion
     network's weights. Threads may share it; closing it closes its sessions."""
 
@@ -78,11 +77,3 @@ class Sessions:
             self._closed = True
             while self._open:
                 self._open.popitem()[1].close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()

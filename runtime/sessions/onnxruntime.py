@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Iterable, Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from styleinv.runtime.bundle import Bundle, GraphSpec
+from styleinv.runtime.closing import Closing
 from styleinv.runtime.errors import EngineError
 from styleinv.runtime.sessions.base import Arrays, check_file_names, check_inputs, wanted_outputs
 
@@ -20,7 +20,7 @@ def open_session(bundle: Bundle, graph: str, *, threads: int | None = None) -> O
     return OnnxRuntimeSession(bundle.graph(graph), threads=threads)
 
 
-class OnnxRuntimeSession:
+class OnnxRuntimeSession(Closing):
     """One graph on the CPU.
 
     The model is opened by its path, so its external weights are found beside it and memory-mapped: the graphs of a
@@ -66,14 +66,6 @@ class OnnxRuntimeSession:
     def close(self) -> None:
         """Frees the model; a run under way in another thread ends first."""
         self._session = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def import_onnxruntime() -> Any:

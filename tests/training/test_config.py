@@ -49,6 +49,7 @@ def test_overrides_reach_any_field():
         ("image.batch=0", ["image.batch", "0", "1"]),
         ("image.learning_rate=-1", ["image.learning_rate", "-1"]),
         ("motion.max_span=64", ["motion.max_span", "64", "32"]),
+        ("discriminator.join_resolution=128", ["discriminator.join_resolution", "128", "64"]),
         ("frame_rate=0", ["frame_rate", "0"]),
         ("frame_rate=NaN", ["frame_rate", "nan"]),
     ],
