@@ -27,6 +27,8 @@ class GeneratorConfig:
     label_dim: int = 0  # 0: unconditional
     mapping_layers: int = 8
     mapping_lr_multiplier: float = 0.01
+    mapping_dim: int | None = None  # width of the mapping network's hidden layers; None: w_dim
+    label_embedding_dim: int | None = None  # None: w_dim
     channel_base: int = 16384  # block of resolution r has min(channel_base / r, channel_max) channels
     channel_max: int = 512
     use_noise: bool = True
@@ -38,6 +40,9 @@ class GeneratorConfig:
         for name in ("z_dim", "w_dim", "mapping_layers", "channel_base", "channel_max"):
             _require_at_least(f"generator.{name}", getattr(self, name), 1)
         _require_at_least("generator.label_dim", self.label_dim, 0)
+        for name in ("mapping_dim", "label_embedding_dim"):
+            if getattr(self, name) is not None:
+                _require_at_least(f"generator.{name}", getattr(self, name), 1)
         if self.channel_base < self.resolution:
             raise ConfigError(
                 f"generator.channel_base: found {self.channel_base}, expected at least the resolution "
@@ -52,7 +57,9 @@ class EncoderConfig:
     widths: tuple[int, ...] = (64, 128, 256, 512)  # channels of each stage
     depths: tuple[int, ...] = (3, 4, 14, 3)  # bottlenecks of each stage
     temporal_blocks: Literal["stage", "bottleneck"] = "stage"  # one after each stage, or after each bottleneck
-    normalize_residual: bool = True  # divide a temporal block's sum by sqrt(2)
+    modulation: Literal["adain", "convolution"] = "adain"  # how the temporal style enters a temporal block
+    normalize_residual: bool = True  # divide an AdaIN block's sum by sqrt(2)
+    lr_multiplier: float = 1.0  # of the AdaIN affines and of the last layer
     pca_components: int = 0  # 0: no PCA head
     pca_scale: float = 0.2
 
@@ -67,6 +74,7 @@ class EncoderConfig:
         for depth in self.depths:
             _require_at_least("encoder.depths", depth, 1)
         _require_at_least("encoder.pca_components", self.pca_components, 0)
+        _require_positive("encoder.lr_multiplier", self.lr_multiplier)
 
 
 @dataclass(frozen=True)
@@ -77,24 +85,23 @@ class MotionConfig:
     code_dim: int = 512  # size of a motion code u
     anchor_distance: int = 128  # frames between neighbouring anchors
     kernel_size: int = 11  # anchors under one convolution, half of them masked
+    first_frame_aware: bool = True  # frame 0 is the same for every motion; else (an ablation) no mask and no constant
     lr_multiplier: float = 0.01
     frequencies: int = 256  # the time code v has a sine and a cosine of each
     min_period: float = 32.0  # frames
-    max_period: float = 1024.0  # frames
+    max_period: float = 1024.0  # frames; the phases are in its scale
+    style_dim: int | None = None  # size of a temporal style; None: w_dim
     style_layers: int = 2
     style_sees_content: bool = True  # temporal style from [w0, v] rather than from v alone
     style_lr_multiplier: float = 0.01
 
     def __post_init__(self) -> None:
-        for name in ("noise_dim", "code_dim", "anchor_distance", "frequencies", "style_layers"):
+        for name in ("noise_dim", "code_dim", "anchor_distance", "kernel_size", "frequencies", "style_layers"):
             _require_at_least(f"motion.{name}", getattr(self, name), 1)
-        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
-            raise ConfigError(f"motion.kernel_size: found {self.kernel_size}, expected an odd number")
-        if not 0 < self.min_period <= self.max_period:
-            raise ConfigError(
-                f"motion.min_period: found {self.min_period}, expected above 0 and at most motion.max_period "
-                f"({self.max_period})"
-            )
+        for name in ("min_period", "max_period", "lr_multiplier", "style_lr_multiplier"):
+            _require_positive(f"motion.{name}", getattr(self, name))
+        if self.style_dim is not None:
+            _require_at_least("motion.style_dim", self.style_dim, 1)
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,18 @@ class ModelConfig:
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     motion: MotionConfig = field(default_factory=MotionConfig)
-    input_residual: bool = True  # w_t = w0 + delta; else w_t = latent_avg + delta
+    input_residual: bool = True  # w_t = w0 + delta; else w_t = latent_average + delta
+    stores_latent_average: bool = False  # beside input_residual, where it is not used; the authors' files do
+    skip_encoder: bool = False  # an ablation: w_t = w0 + s_t, without an encoder
+    recovered_motion_dim: int = 0  # outputs of a head, used in training only, that recovers the motion; 0: none
+
+    def __post_init__(self) -> None:
+        _require_at_least("recovered_motion_dim", self.recovered_motion_dim, 0)
+        if self.skip_encoder and self.motion.style_dim not in (None, self.generator.w_dim):
+            raise ConfigError(
+                f"motion.style_dim: found {self.motion.style_dim}, expected {self.generator.w_dim} (generator.w_dim), "
+                "because skip_encoder adds the temporal style to a latent"
+            )
 
 
 @dataclass(frozen=True)
@@ -212,8 +230,7 @@ class Config:
     snapshot_images: int = 50_000  # images between checkpoints
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.frame_rate) and self.frame_rate > 0):
-            raise ConfigError(f"frame_rate: found {self.frame_rate}, expected a positive number")
+        _require_positive("frame_rate", self.frame_rate)
         _require_at_least("snapshot_images", self.snapshot_images, 1)
         if self.discriminator.join_resolution > self.model.generator.resolution:
             raise ConfigError(
@@ -291,6 +308,11 @@ def _check_stage(name: str, stage: ImageStageConfig | InversionStageConfig | Mot
 def _require_at_least(name: str, value: int, minimum: int) -> None:
     if value < minimum:
         raise ConfigError(f"{name}: found {value}, expected at least {minimum}")
+
+
+def _require_positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ConfigError(f"{name}: found {value}, expected a positive number")
 
 
 def _require_power_of_two(name: str, value: int, minimum: int) -> None:
