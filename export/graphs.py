@@ -4,7 +4,8 @@ The once-per-clip parts (`mapping`, `content`, and `synthesis` for the first pic
 ones (`latent`, `synthesis`; the bundle's `frame` graph is these two joined). No graph sees time: the time code v is
 computed on the host.
 
-Shapes: B batch, Z size of z, W size of a latent, V size of a time code, C channels, R resolution.
+Shapes: B batch, Z size of z, W size of a latent, S size of a temporal style, V size of a time code, C channels,
+R resolution.
 """
 
 from __future__ import annotations
@@ -25,12 +26,17 @@ EXAMPLE_BATCH = 2  # of the inputs a graph is traced with; the batch stays dynam
 
 @dataclass(frozen=True)
 class Graph:
-    """One part of the model, ready to be exported: its inputs by name with examples [B, ...], its outputs by name."""
+    """One part of the model, ready to be exported: its inputs by name with examples [B, ...], its outputs by name.
+
+    The module returns its outputs and then the `internal` values. Those are no outputs of the exported graph, but keep
+    their names inside it, so that a checker can look at them.
+    """
 
     name: str
     module: nn.Module
     inputs: dict[str, Tensor]
     outputs: tuple[str, ...]
+    internal: tuple[str, ...] = ()
 
 
 class MappingGraph(nn.Module):
@@ -59,7 +65,7 @@ class SynthesisGraph(nn.Module):
 
 
 class ContentGraph(nn.Module):
-    """image [B, 3, R, R] -> what of the encoder does not depend on time: features, normalized [B, C, r, r]."""
+    """image [B, 3, R, R] -> what of the encoder does not depend on time: features, prepared [B, C, r, r]."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -70,14 +76,27 @@ class ContentGraph(nn.Module):
 
 
 class LatentGraph(nn.Module):
-    """features, normalized [B, C, r, r], w0 [B, W], v [B, V] -> w [B, W]."""
+    """features, prepared [B, C, r, r], w0 [B, W], v [B, V] -> w [B, W] and, internal, style [B, S]."""
 
     def __init__(self, model: StyleInV) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, features: Tensor, normalized: Tensor, w0: Tensor, v: Tensor) -> Tensor:
-        return self.model.latent(features, normalized, w0, v)
+    def forward(self, features: Tensor, prepared: Tensor, w0: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        style = self.model.style(w0, v)
+        return self.model.latent((features, prepared), w0, style), style
+
+
+class EncoderlessLatentGraph(nn.Module):
+    """The same of a model without an encoder: w0 [B, W], v [B, V] -> w [B, W] and, internal, style [B, W]."""
+
+    def __init__(self, model: StyleInV) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, w0: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        style = self.model.style(w0, v)
+        return self.model.latent((), w0, style), style
 
 
 @torch.no_grad()
@@ -98,16 +117,17 @@ def graphs_of(model: nn.Module, config: Config, noise: str, batch: int = EXAMPLE
     pictures = _picture_graphs(model.generator, config, noise, batch, draws)
     w0 = pictures[1].inputs["w"]
     x0 = model.generator.synthesis(w0, noise)
-    features, normalized = model.encoder.content(x0)
-    motion = config.model.motion
-    t = torch.rand(batch, 1, generator=draws, dtype=torch.float64) * motion.anchor_distance
-    anchor_noise = torch.randn(batch, 2, motion.noise_dim, generator=draws)
-    v = model.motion(anchor_noise, t)[:, 0].to(w0.dtype)
-    inputs = {"features": features, "normalized": normalized, "w0": w0, "v": v}
+    t = torch.rand(batch, 1, generator=draws, dtype=torch.float64) * model.motion.anchor_distance
+    anchors = model.motion.anchors_needed(t.max().item())
+    v = model.motion(torch.randn(batch, anchors, model.motion.noise_dim, generator=draws), t)[:, 0].to(w0.dtype)
+    inputs = {"w0": w0, "v": v}
+    if model.encoder is None:
+        return [*pictures, Graph("latent", EncoderlessLatentGraph(model), inputs, ("w",), ("style",))]
+    content = dict(zip(("features", "prepared"), model.content(x0), strict=True))
     return [
         *pictures,
-        Graph("content", ContentGraph(model.encoder), {"image": x0}, ("features", "normalized")),
-        Graph("latent", LatentGraph(model), inputs, ("w",)),
+        Graph("content", ContentGraph(model.encoder), {"image": x0}, tuple(content)),
+        Graph("latent", LatentGraph(model), content | inputs, ("w",), ("style",)),
     ]
 
 

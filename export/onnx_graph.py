@@ -23,7 +23,11 @@ SMALLEST_EXTERNAL = 1024  # bytes; smaller arrays stay inside the graph
 
 
 def export_onnx(graph: Graph) -> onnx.ModelProto:
-    """Export one graph with a dynamic batch; raises StyleInVError where the batch did not stay dynamic."""
+    """Export one graph with a dynamic batch; raises StyleInVError where the batch did not stay dynamic.
+
+    The graph's `internal` values keep their names and, in `value_info`, their types: append one of those to
+    `graph.output`, and a session gives the value.
+    """
     batch = torch.export.Dim("batch", min=1)
     with _quiet():
         program = torch.onnx.export(
@@ -32,13 +36,17 @@ def export_onnx(graph: Graph) -> onnx.ModelProto:
             dynamo=True,
             opset_version=OPSET,
             input_names=list(graph.inputs),
-            output_names=list(graph.outputs),
+            output_names=[*graph.outputs, *graph.internal],
             dynamic_shapes=tuple({0: batch} for _ in graph.inputs),
             verbose=False,
         )
     assert program is not None
     model = program.model_proto
     _name_batch(model, graph.name)
+    internal = [value for value in model.graph.output if value.name in graph.internal]
+    model.graph.value_info.extend(internal)
+    for value in internal:
+        model.graph.output.remove(value)
     _forget_origin(model)
     return model
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from styleinv.export.graphs import graphs_of
+from styleinv.export.additions import Additions, bundle_graphs
 from styleinv.kernels.reference import to_uint8
 from styleinv.runtime.bundle import Bundle
 from styleinv.runtime.errors import BundleError
@@ -43,19 +43,23 @@ class Comparison:
         return self.error <= self.allowed  # also false where the error is not a number
 
 
-def compare_graphs(sessions: Sessions, model: nn.Module, config: Config, noise: str) -> list[Comparison]:
+def compare_graphs(
+    sessions: Sessions, model: nn.Module, config: Config, noise: str, additions: Additions
+) -> list[Comparison]:
     """Every graph on inputs drawn as they occur, at several batch sizes: largest error over largest value."""
     comparisons = []
     for batch in BATCHES:
-        for graph in graphs_of(model, config, noise, batch=batch, seed=SEED):
+        for transfer, graph in bundle_graphs(model, additions, config, noise, batch, SEED):
+            where = graph.name if transfer is None else f"transfers.{transfer}.{graph.name}"
             with torch.no_grad():
                 expected = graph.module(*graph.inputs.values())
-            if len(graph.outputs) == 1:
+            if isinstance(expected, torch.Tensor):
                 expected = (expected,)
             inputs = {name: tensor.numpy() for name, tensor in graph.inputs.items()}
-            found = sessions.session(graph.name).run(inputs, graph.outputs)
-            for name, wanted in zip(graph.outputs, expected, strict=True):
-                comparisons.append(_compare(f"{graph.name}.{name}, batch {batch}", found[name], wanted.numpy()))
+            found = sessions.session(graph.name, transfer).run(inputs, graph.outputs)
+            outputs = expected[: len(graph.outputs)]  # internal values come behind them
+            for name, wanted in zip(graph.outputs, outputs, strict=True):
+                comparisons.append(_compare(f"{where}.{name}, batch {batch}", found[name], wanted.numpy()))
             if graph.name == "latent":
                 joined = sessions.session("frame").run(inputs, ["frame"])["frame"]
                 frame = sessions.session("synthesis").run({"w": found["w"]}, ["frame"])["frame"]
@@ -90,7 +94,7 @@ def reference_frames(model: nn.Module, noise: str, seed: int, ts: Sequence[float
         return to_uint8(model(z, noise=noise, label=label)).numpy().repeat(len(ts), axis=0)
     assert isinstance(model, StyleInV)
     anchors = model.motion.anchors_needed(max(ts))
-    size = len(model.motion.first_code_noise)
+    size = model.motion.noise_dim
     motion_noise = np.stack([standard_normal(seed, MOTION_DOMAIN, anchor, size) for anchor in range(anchors)])
     t = torch.tensor([list(ts)], dtype=torch.float64)
     frames = model(z, torch.from_numpy(motion_noise)[None], t, noise=noise, label=label)
@@ -107,10 +111,13 @@ def frame_indices(model: nn.Module) -> list[float]:
     return [*near, *border, 2 * distance, 3.5 * distance, 10 * distance, 1000.5, 100_000.0]
 
 
-def verify(bundle: Path, model: nn.Module, config: Config, noise: str) -> list[Comparison]:
-    """All comparisons of a bundle with its model. BundleError names the first that is out of tolerance."""
+def verify(
+    bundle: Path, model: nn.Module, config: Config, noise: str, additions: Additions | None = None
+) -> list[Comparison]:
+    """All comparisons of a bundle with its model, and of what was added to it. BundleError names the first that is out
+    of tolerance."""
     with Sessions(Bundle.open(bundle)) as sessions:
-        comparisons = compare_graphs(sessions, model, config, noise)
+        comparisons = compare_graphs(sessions, model, config, noise, additions or Additions())
         if isinstance(model, (StyleInV, Generator)):
             comparisons += compare_frames(sessions, model, noise, frame_indices(model))
     for comparison in comparisons:

@@ -26,7 +26,7 @@ def fir_kernel(like: Tensor, gain: float = 1.0) -> Tensor:
 
 
 def leaky_relu(x: Tensor, gain: float = math.sqrt(2.0), clamp: float | None = None) -> Tensor:
-    """Leaky ReLU with slope 0.2, times `gain`, then clamped to +-`clamp` (already scaled by the layer's gain)."""
+    """Leaky ReLU with slope 0.2, times `gain`, then clamped to +-`clamp`, which no gain scales."""
     x = F.leaky_relu(x, LEAKY_SLOPE)
     x = x if gain == 1.0 else x * gain
     return x if clamp is None else x.clamp(-clamp, clamp)

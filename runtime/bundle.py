@@ -1,6 +1,7 @@
 """The bundle: the folder that export writes and runtime plays.
 
     sky.bundle/   manifest.json   <graph>.onnx ...   weights.bin   motion.safetensors
+                  transfers/<name>/synthesis.onnx   transfers/<name>/weights.bin
 
 The manifest carries the hash of every other file and a digest of itself, so damage is found when the bundle is
 opened and not after a night of strange frames. Hashes show integrity, not origin.
@@ -112,11 +113,25 @@ class Bundle:
         configuration: Mapping[str, Any] = self.manifest["model"]["motion"]
         return configuration
 
-    def graph(self, name: str) -> GraphSpec:
-        """The graph of this name. Raises BundleError where the bundle has none."""
-        graphs = self.manifest["graphs"]
+    @property
+    def transfers(self) -> tuple[str, ...]:
+        """Names of the styles it can also draw in: generators tuned for another style, of the same latents."""
+        return tuple(sorted(self.manifest["transfers"]))
+
+    def graph(self, name: str, transfer: str | None = None) -> GraphSpec:
+        """The graph of this name; with `transfer`, that transfer's own, of which there is `synthesis` alone.
+
+        Raises: BundleError where the bundle has no such graph or transfer, listing those there are.
+        """
+        graphs, field = self.manifest["graphs"], "graphs"
+        if transfer is not None:
+            if transfer not in self.transfers:
+                raise BundleError(
+                    f"{self.path}: transfers: found {', '.join(self.transfers) or 'none'}, expected {transfer}"
+                )
+            graphs, field = {"synthesis": self.manifest["transfers"][transfer]["synthesis"]}, f"transfers.{transfer}"
         if name not in graphs:
-            raise BundleError(f"{self.path}: graphs: found {', '.join(sorted(graphs))}, expected {name}")
+            raise BundleError(f"{self.path}: {field}: found {', '.join(sorted(graphs))}, expected {name}")
         entry = graphs[name]
         return GraphSpec(
             name=name,

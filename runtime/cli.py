@@ -18,9 +18,13 @@ from styleinv.runtime.errors import StyleInVError
 # For each command: 'module:function', what to install for it, and what it does.
 COMMANDS = {
     "stream": ("styleinv.runtime.stream:main", "runtime-cpu", "play a bundle into a video, pictures or a pipe"),
+    "animate": ("styleinv.runtime.animate:main", "runtime-cpu", "make a picture move, with a bundle's model"),
     "train": ("styleinv.training.cli:train", "train", "train one stage of a model on videos or pictures"),
     "init": ("styleinv.training.cli:init", "train", "write an untrained but well-conditioned model of any size"),
+    "import": ("styleinv.export.import_command:main", "export", "turn a checkpoint of the authors' code into ours"),
+    "inspect": ("styleinv.export.inspect_command:main", "export", "say what a pickle, a checkpoint or a bundle is"),
     "export": ("styleinv.export.cli:main", "export,runtime-cpu", "compile a checkpoint into a bundle"),
+    "verify": ("styleinv.export.verify_command:main", "export,runtime-cpu", "check a checkpoint against golden values"),
     "demo": ("styleinv.export.demo:main", "demo", "train, export and play a small model, in minutes, on this machine"),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ MANIFEST_NAME = "manifest.json"
 MOTION_FILE = "motion.safetensors"
 
 # For each kind of bundle, its graphs; for each graph, the inputs and outputs that the runtime relies on. `latent` and
-# `frame` also take every output of `content`, under the same names.
+# `frame` also take every output of `content`, under the same names; where the model skips its encoder there is none.
 GRAPHS: dict[str, dict[str, tuple[set[str], set[str]]]] = {
     "styleinv": {
         "mapping": ({"z", "truncation_psi"}, {"w0"}),
@@ -31,6 +32,7 @@ GRAPHS: dict[str, dict[str, tuple[set[str], set[str]]]] = {
     },
     "inversion": {"inversion": ({"image"}, {"w0"})},
 }
+OPTIONAL_GRAPHS = {"styleinv": GRAPHS["inversion"], "image": GRAPHS["inversion"], "inversion": {}}
 
 
 def canonical_json(manifest: Mapping[str, Any]) -> str:
@@ -69,6 +71,7 @@ def check_manifest(manifest: object, bundle: str) -> None:
         _check(manifest["model"], {"motion": MOTION}, bundle, "model")
         _check(manifest["files"], {MOTION_FILE: FILE}, bundle, "files")
     _check_graphs(manifest, bundle)
+    _check_transfers(manifest, bundle)
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,7 @@ VERSION = Rule(f"the number {FORMAT_VERSION}", lambda value: type(value) is int 
 TEXT = Rule("a text", lambda value: isinstance(value, str) and value != "")
 COUNT = Rule("a whole number of at least 1", lambda value: type(value) is int and value >= 1)
 SIZE = Rule("a whole number of at least 0", lambda value: type(value) is int and value >= 0)
+FLAG_OR_NOTHING = Rule("true or false", lambda value: value is None or type(value) is bool)
 POSITIVE = Rule("a number above 0", lambda value: _is_number(value) and value > 0)
 OBJECT = Rule("an object", lambda value: isinstance(value, dict))
 LIST = Rule("a list", lambda value: isinstance(value, list))
@@ -143,11 +147,18 @@ SHAPE = Rule(
 )
 ARRAYS = Each({"dtype": _one_of("float32", "float16", "uint8", "int64"), "shape": SHAPE})
 FILE = {"sha256": SHA256, "bytes": SIZE}
+GRAPH = {"file": TEXT, "sha256": SHA256, "precision": TEXT, "inputs": ARRAYS, "outputs": ARRAYS}
+TRANSFER = {"synthesis": GRAPH, "weights": {"file": TEXT, **FILE}}
+TRANSFER_NAME = Rule(
+    "a name of letters, digits, - and _, at most 100 of them",
+    lambda value: isinstance(value, str) and re.fullmatch("[A-Za-z0-9_-]{1,100}", value) is not None,
+)
 MOTION = {
     "noise_dim": COUNT,
     "code_dim": COUNT,
     "anchor_distance": COUNT,
-    "kernel_size": Rule("an odd number", lambda value: COUNT.holds(value) and value % 2 == 1),
+    "kernel_size": COUNT,
+    "first_frame_aware": FLAG_OR_NOTHING,  # nothing, as in older bundles, is true
     "lr_multiplier": POSITIVE,
     "frequencies": COUNT,
     "max_period": POSITIVE,
@@ -157,11 +168,14 @@ MANIFEST = {
     "kind": _one_of(*GRAPHS),
     "frame_rate": POSITIVE,
     "noise": _one_of("const", "none"),
-    "model": {"generator": {"resolution": COUNT, "z_dim": COUNT, "w_dim": COUNT, "label_dim": SIZE}},
-    "graphs": Each({"file": TEXT, "sha256": SHA256, "precision": TEXT, "inputs": ARRAYS, "outputs": ARRAYS}),
+    "model": {
+        "generator": {"resolution": COUNT, "z_dim": COUNT, "w_dim": COUNT, "label_dim": SIZE},
+        "skip_encoder": FLAG_OR_NOTHING,  # nothing, as in older bundles, is false
+    },
+    "graphs": Each(GRAPH),
     "files": Each(FILE),
     "engines": LIST,
-    "transfers": OBJECT,
+    "transfers": Each(TRANSFER),
     "provenance": OBJECT,
     "verification": OBJECT,
     "probes": OBJECT,
@@ -181,7 +195,11 @@ def _check(value: Any, schema: Schema, bundle: str, field: str) -> None:
 
 def _check_graphs(manifest: Mapping[str, Any], bundle: str) -> None:
     graphs = manifest["graphs"]
-    expected_graphs = GRAPHS[manifest["kind"]]
+    expected_graphs = dict(GRAPHS[manifest["kind"]])
+    if manifest["kind"] == "styleinv" and manifest["model"].get("skip_encoder"):
+        del expected_graphs["content"]
+        if "content" in graphs:
+            raise BundleError(f"{bundle}: graphs: found content, expected none of it where model.skip_encoder is true")
     missing = expected_graphs.keys() - graphs.keys()
     if missing:
         raise BundleError(
@@ -189,7 +207,8 @@ def _check_graphs(manifest: Mapping[str, Any], bundle: str) -> None:
             f"in a bundle of kind {manifest['kind']}"
         )
     features = set(graphs["content"]["outputs"]) if "content" in expected_graphs else set()
-    for graph, (inputs, outputs) in expected_graphs.items():
+    optional = {name: arrays for name, arrays in OPTIONAL_GRAPHS[manifest["kind"]].items() if name in graphs}
+    for graph, (inputs, outputs) in {**expected_graphs, **optional}.items():
         inputs = inputs | (features if graph in ("latent", "frame") else set())
         if graph == "mapping" and manifest["model"]["generator"]["label_dim"]:
             inputs = inputs | {"label"}
@@ -202,6 +221,21 @@ def _check_graphs(manifest: Mapping[str, Any], bundle: str) -> None:
             raise BundleError(
                 f"{bundle}: graphs.{graph}.outputs: found {_listed(found['outputs'])}, expected {_listed(outputs)}"
             )
+
+
+def _check_transfers(manifest: Mapping[str, Any], bundle: str) -> None:
+    """A transfer's generator stands in for the bundle's own, so it takes and gives the same arrays."""
+    for name, entry in manifest["transfers"].items():
+        _check(name, TRANSFER_NAME, bundle, "transfers")
+        if "synthesis" not in manifest["graphs"]:
+            raise BundleError(f"{bundle}: transfers: found {name}, expected none in a bundle of kind inversion")
+        for arrays in ("inputs", "outputs"):
+            found, expected = entry["synthesis"][arrays], manifest["graphs"]["synthesis"][arrays]
+            if found != expected:
+                raise BundleError(
+                    f"{bundle}: transfers.{name}.synthesis.{arrays}: found {_shown(found)}, "
+                    f"expected those of graphs.synthesis, {_shown(expected)}"
+                )
 
 
 def _listed(names: Any) -> str:

@@ -1,6 +1,6 @@
 """Motion codes and the time code, on the host and in float64 (section 3.1 of StyleInV, ICCV 2023).
 
-    noise z_k  ──two causal convolutions──>  motion code u_k  ──P, Q, A──>  time code v_t
+    noise z_k  ──two convolutions over anchors──>  motion code u_k  ──P, Q, A──>  time code v_t
 
 Everything here happens once per anchor and is cached, but for one sine and cosine per frame. It is not a graph
 because float32 cannot hold f*p*t for large t, and because frames at large t agree between machines only if u_k, p
@@ -28,7 +28,7 @@ Array = npt.NDArray[np.float64]
 FrameIndex = int | float | np.integer[Any] | np.floating[Any]
 
 LARGEST_FRAME_INDEX = 2**53  # beyond it a float64 no longer tells neighbouring frames apart
-CACHED_ANCHORS = 32  # playing needs 2 anchors and K // 2 + 2 hidden rows; the rest serves seeking nearby
+CACHED_ANCHORS = 32  # playing needs 2, and as many more hidden rows as a code sees; the rest serves seeking nearby
 
 
 def as_frame_index(t: FrameIndex, name: str = "frame index") -> int | float:
@@ -61,8 +61,12 @@ class MotionNetwork:
         self.noise_dim: int = config["noise_dim"]
         self.code_dim: int = config["code_dim"]
         self.anchor_distance: int = config["anchor_distance"]
-        self.taps = config["kernel_size"] // 2 + 1  # those up to the centre; the future ones are masked
         Z, U, K, F = self.noise_dim, self.code_dim, config["kernel_size"], config["frequencies"]
+        aware = config.get("first_frame_aware") is not False  # older bundles do not say; they are
+        # Where frame 0 is to be the same for every motion, the taps of the future are masked: an odd kernel's centre is
+        # the present, an even kernel sees the past only. Otherwise a kernel sees the present and the future.
+        self.reach = K // 2 if aware else 0  # anchors back to the first that a convolution sees
+        self.taps = (K + 1) // 2 if aware else K
 
         def tensor(name: str, *shape: int) -> Array:
             found = tensors.get(name)
@@ -72,12 +76,12 @@ class MotionNetwork:
             return found.astype(np.float64)
 
         def convolution(name: str, channels: int) -> tuple[Array, Array]:
-            gain = config["lr_multiplier"] / math.sqrt(channels * K)
-            causal = tensor(f"{name}.weight", U, channels, K)[:, :, : self.taps] * gain
-            matrix = np.ascontiguousarray(causal.transpose(0, 2, 1).reshape(U, self.taps * channels))
-            return matrix, tensor(f"{name}.bias", U) * config["lr_multiplier"]
+            gain = config["lr_multiplier"] / math.sqrt(Z * K)
+            seen = tensor(f"{name}.weight", channels, Z, K)[:, :, : self.taps] * gain
+            matrix = np.ascontiguousarray(seen.transpose(0, 2, 1).reshape(channels, self.taps * Z))
+            return matrix, tensor(f"{name}.bias", channels) * config["lr_multiplier"]
 
-        self.first_code_noise = tensor("first_code_noise", Z)
+        self.first_code_noise = tensor("first_code_noise", Z) if aware else None  # in place of anchor 0's noise
         self._first = convolution("conv.0", Z)
         self._second = convolution("conv.1", U)
         self.frequencies = tensor("frequencies", F)  # radians per frame
@@ -87,11 +91,11 @@ class MotionNetwork:
         self._aligner = tensor("aligner.weight", 2 * F, U) / math.sqrt(U)
 
     def hidden(self, noise_window: Array) -> Array:
-        """First layer at one anchor: noise of the anchors up to it [K//2 + 1, Z], oldest first -> row [U]."""
+        """First layer at one anchor: noise of the anchors that it sees [taps, Z], oldest first -> row [Z]."""
         return _activated(self._first, noise_window)
 
     def code(self, hidden_window: Array) -> Array:
-        """Second layer at one anchor: hidden rows up to it [K//2 + 1, U], oldest first -> motion code u [U]."""
+        """Second layer at one anchor: the hidden rows that it sees [taps, Z], oldest first -> motion code u [U]."""
         return _activated(self._second, hidden_window)
 
     def rate_and_phase(self, code: Array) -> tuple[Array, Array]:
@@ -119,12 +123,17 @@ class MotionCodes:
 
     Every row is computed by the same matrix-vector product of the same shape, so that its bytes do not depend on
     what was asked for before. Caches are bounded; threads may share an instance.
+
+    Args:
+        seed: 0 .. 2^64 - 1, of the anchors' noise.
+        noise: [K, Z], instead of the noise that the seed gives; frames that need more anchors are an IndexError.
     """
 
-    def __init__(self, network: MotionNetwork, seed: int) -> None:
+    def __init__(self, network: MotionNetwork, seed: int = 0, *, noise: npt.ArrayLike | None = None) -> None:
         self._network = network
         self._seed = check_word("motion_seed", seed)
-        self._hidden = functools.lru_cache(CACHED_ANCHORS)(self._compute_hidden)
+        self._given_noise = None if noise is None else np.asarray(noise, np.float64)
+        self._hidden = functools.lru_cache(CACHED_ANCHORS + network.taps)(self._compute_hidden)
         self._segment = functools.lru_cache(CACHED_ANCHORS)(self._compute_segment)
         self._code = functools.lru_cache(CACHED_ANCHORS)(self._compute_code)
 
@@ -157,19 +166,22 @@ class MotionCodes:
 
     def _compute_hidden(self, anchor: int) -> Array:
         if anchor < 0:  # each layer is padded with zeros, the second one, too
-            return np.zeros(self._network.code_dim)
+            return np.zeros(self._network.noise_dim)
         noise_window = np.stack([self._noise(k) for k in self._window(anchor)])
         return self._network.hidden(noise_window)
 
     def _noise(self, anchor: int) -> Array:
         if anchor < 0:
             return np.zeros(self._network.noise_dim)
-        if anchor == 0:  # learned, so that frame 0 does not depend on the noise
-            return self._network.first_code_noise
+        if anchor == 0 and self._network.first_code_noise is not None:
+            return self._network.first_code_noise  # learned, so that frame 0 does not depend on the noise
+        if self._given_noise is not None:
+            return self._given_noise[anchor]
         return standard_normal(self._seed, MOTION_DOMAIN, anchor, self._network.noise_dim)
 
     def _window(self, anchor: int) -> range:
-        return range(anchor - self._network.taps + 1, anchor + 1)
+        first = anchor - self._network.reach
+        return range(first, first + self._network.taps)
 
 
 def _activated(layer: tuple[Array, Array], window: Array) -> Array:

@@ -4,7 +4,7 @@
     frame = rollout[1000.5]                  # uint8 [H, W, 3]; any t, any order, same answer
     for frame in rollout.play(fps=25): ...   # endless, constant memory
 
-A frame is a pure function of (bundle, seed or z, motion seed, truncation, t): nothing accumulates while playing.
+A frame is a pure function of (bundle, seed or z or w0, motion seed, truncation, t): nothing accumulates while playing.
 Three clocks (sections 3.1 and 3.2 of StyleInV, ICCV 2023): w0, the first picture and its features once per clip; motion
 codes once per anchor; time code, latent and picture for every frame.
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import numbers
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -27,8 +26,9 @@ import numpy.typing as npt
 from styleinv.runtime.bundle import Bundle
 from styleinv.runtime.closing import Closing
 from styleinv.runtime.errors import BundleError
+from styleinv.runtime.mapping import given_latent, mapping_inputs
 from styleinv.runtime.motion import FrameIndex, MotionCodes, as_frame_index
-from styleinv.runtime.noise import Z_DOMAIN, check_word, standard_normal
+from styleinv.runtime.noise import check_word
 from styleinv.runtime.sessions import Sessions
 from styleinv.runtime.sessions.base import Arrays
 
@@ -46,7 +46,12 @@ class Rollout(Closing):
         motion_seed: 0 .. 2^64 - 1; other motion for the same first picture.
         truncation: psi of the mapping network; 1 is the model as trained, towards 0 all clips become alike.
         label: class of a conditional model, 0 .. label_dim - 1; None for all other models.
-    Raises: BundleError where the bundle plays nothing by itself; ValueError where an argument is out of range.
+        w0: float [W], the first latent itself, such as `inversion.invert` finds for a picture. It stands in for the
+            mapping network's output, so z and label stay None and truncation stays 1; the seed decides the motion.
+        transfer: name of the transfer that draws the frames; None is the bundle's own generator. Latents, and the
+            first image, from which the encoder starts, are the same for all of them.
+    Raises: BundleError where the bundle plays nothing by itself or has no such transfer; ValueError where an argument
+        is out of range or does not go with another.
     """
 
     def __init__(
@@ -58,6 +63,8 @@ class Rollout(Closing):
         motion_seed: int | None = None,
         truncation: float = 1.0,
         label: int | None = None,
+        w0: npt.ArrayLike | None = None,
+        transfer: str | None = None,
     ) -> None:
         self.bundle = sessions.bundle
         if self.bundle.kind == "inversion":
@@ -67,13 +74,14 @@ class Rollout(Closing):
             )
         self.seed = check_word("seed", seed)
         self.motion_seed = self.seed if motion_seed is None else check_word("motion_seed", motion_seed)
+        self.transfer = transfer
+        if transfer is not None:
+            self.bundle.graph("synthesis", transfer)  # raises where there is none
         self._sessions = sessions
         self._owns_sessions = False
-        self._mapping_inputs: Arrays = {
-            "z": _checked_z(z, self.seed, self.bundle.generator["z_dim"]),
-            "truncation_psi": np.array([_checked_truncation(truncation)], np.float32),
-            **_checked_label(label, self.bundle.generator["label_dim"]),
-        }
+        generator = self.bundle.generator
+        self._w0 = None if w0 is None else given_latent(generator, w0, z, truncation, label)
+        self._mapping_inputs = mapping_inputs(generator, self.seed, z, truncation, label) if w0 is None else {}
         self._repeated: tuple[int, Arrays] | None = None
         self._motion = (
             MotionCodes(sessions.motion_network(), self.motion_seed) if self.bundle.kind == "styleinv" else None
@@ -89,6 +97,8 @@ class Rollout(Closing):
         motion_seed: int | None = None,
         truncation: float = 1.0,
         label: int | None = None,
+        w0: npt.ArrayLike | None = None,
+        transfer: str | None = None,
         engine: str = "auto",
         threads: int | None = None,
     ) -> Self:
@@ -102,15 +112,24 @@ class Rollout(Closing):
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         sessions = Sessions(opened, engine=engine, threads=threads)
-        rollout = cls(sessions, seed, z=z, motion_seed=motion_seed, truncation=truncation, label=label)
-        sessions.session("synthesis")  # an engine that cannot be had is told here, not at the first frame
+        rollout = cls(
+            sessions,
+            seed,
+            z=z,
+            motion_seed=motion_seed,
+            truncation=truncation,
+            label=label,
+            w0=w0,
+            transfer=transfer,
+        )
+        sessions.session("synthesis", transfer)  # an engine that cannot be had is told here, not at the first frame
         rollout._owns_sessions = True
         return rollout
 
     @property
     def engine(self) -> str:
         """What computes the frames: engine, version and device."""
-        return self._sessions.session("synthesis").name
+        return self._sessions.session("synthesis", self.transfer).name
 
     @property
     def size(self) -> tuple[int, int]:
@@ -121,13 +140,14 @@ class Rollout(Closing):
     @cached_property
     def first_latent(self) -> Latents:
         """w0, the latent of the first picture: float32 [W], read-only."""
-        w0: Latents = self._run("mapping", self._mapping_inputs, "w0")[0]
+        w0: Latents = self._run("mapping", self._mapping_inputs, "w0")[0] if self._w0 is None else self._w0
         w0.flags.writeable = False
         return w0
 
     @cached_property
     def first_image(self) -> npt.NDArray[np.float32]:
-        """x0, the picture of w0, from which the encoder starts: float32 [3, H, W] in about [-1, 1], read-only."""
+        """x0, the picture of w0, from which the encoder starts: float32 [3, H, W] in about [-1, 1], read-only. It is
+        the bundle's own generator's, whichever transfer draws the frames."""
         x0: npt.NDArray[np.float32] = self._run("synthesis", {"w": self.first_latent[None]}, "image")[0]
         x0.flags.writeable = False
         return x0
@@ -153,10 +173,22 @@ class Rollout(Closing):
         `batch` frames are computed at a time. The same batch size gives the same bytes; another one may differ by a
         level, where an engine then adds in another order. Raises, as it goes, what `rollout[t]` raises.
         """
+        return (frame for (frame,) in self.renderings(ts, [self.transfer], batch))
+
+    def renderings(
+        self, ts: Iterable[FrameIndex], transfers: Sequence[str | None], batch: int = 1
+    ) -> Iterator[tuple[Frame, ...]]:
+        """Yields, at each frame index of `ts`, the frame as several generators draw it from the one latent w_t: for
+        each name of `transfers` that transfer's, for None the bundle's own. Otherwise as `frames`.
+
+        Raises: BundleError where there is no such transfer.
+        """
+        for transfer in transfers:
+            self.bundle.graph("synthesis", transfer)
         return (
-            np.array(frame, order="C")  # a copy, so that keeping one frame does not keep its batch
+            tuple(np.array(frame, order="C") for frame in frames)  # copies: keeping a frame does not keep its batch
             for filled, wanted in _batches(ts, batch)
-            for frame in self._run("synthesis", {"w": self._latents_at(filled)}, "frame")[:wanted]
+            for frames in itertools.islice(self._drawn(self._latents_at(filled), transfers), wanted)
         )
 
     def latents(self, ts: Iterable[FrameIndex], batch: int = 1) -> Latents:
@@ -176,12 +208,18 @@ class Rollout(Closing):
             speed: 0.5 is slow motion, 2 is twice as fast.
         Raises: ValueError where fps or speed is not above 0, or start is no frame index.
         """
+        return self.frames(self.times(fps, start, speed, count))
+
+    def times(
+        self, fps: float | None = None, start: FrameIndex = 0, speed: float = 1.0, count: int | None = None
+    ) -> Iterator[FrameIndex]:
+        """The frame indices that `play` plays; arguments and errors as there."""
         fps = self.bundle.frame_rate if fps is None else _checked_positive("fps", fps)
         stride = _checked_positive("speed", speed) * (self.bundle.frame_rate / fps)
         first = as_frame_index(start, "start")
         step = int(stride) if stride.is_integer() else stride  # integers keep t exact for ever
         numbers_of_frames = itertools.count() if count is None else range(count)
-        return self.frames(first + n * step for n in numbers_of_frames)  # multiplied, so that no error adds up
+        return (first + n * step for n in numbers_of_frames)  # multiplied, so that no error adds up
 
     def close(self) -> None:
         """Closes the sessions, if `Rollout.open` opened them. Closing twice is allowed."""
@@ -201,44 +239,29 @@ class Rollout(Closing):
         return self._run("latent", {**self._clip_inputs(len(ts)), "v": v}, "w")
 
     def _clip_inputs(self, batch: int) -> Arrays:
-        """What does not depend on t, repeated for each of the batch: the content graph's outputs, and w0."""
+        """What does not depend on t, repeated for each of the batch: the content graph's outputs, if any, and w0."""
         repeated = self._repeated
         if repeated is None or repeated[0] != batch:
-            clip = self._sessions.session("content").run({"image": self.first_image[None]})
+            clip: Arrays = {}
+            if "content" in self.bundle.manifest["graphs"]:
+                clip = self._sessions.session("content").run({"image": self.first_image[None]})
             clip["w0"] = self.first_latent[None]
             repeated = batch, {name: np.repeat(array, batch, axis=0) for name, array in clip.items()}
             self._repeated = repeated
         return repeated[1]
 
+    def _drawn(self, latents: Latents, transfers: Sequence[str | None]) -> Iterator[tuple[Frame, ...]]:
+        """For each latent of [B, W] its picture by each generator."""
+        return zip(
+            *(
+                self._sessions.session("synthesis", transfer).run({"w": latents}, ["frame"])["frame"]
+                for transfer in transfers
+            ),
+            strict=True,
+        )
+
     def _run(self, graph: str, inputs: Arrays, output: str) -> npt.NDArray[Any]:
         return self._sessions.session(graph).run(inputs, [output])[output]
-
-
-def _checked_z(z: npt.ArrayLike | None, seed: int, z_dim: int) -> npt.NDArray[np.float32]:
-    """z as the mapping graph takes it: float32 [1, Z]."""
-    array = np.asarray(standard_normal(seed, Z_DOMAIN, 0, z_dim) if z is None else z, np.float32)
-    if array.shape != (z_dim,) or not np.isfinite(array).all():
-        found = f"shape {list(array.shape)}" if array.shape != (z_dim,) else "numbers that are not finite"
-        raise ValueError(f"z: found {found}, expected {z_dim} finite numbers")
-    return array[None]
-
-
-def _checked_truncation(truncation: float) -> float:
-    if isinstance(truncation, bool) or not isinstance(truncation, numbers.Real) or not math.isfinite(truncation):
-        raise ValueError(f"truncation: found {truncation!r}, expected a finite number")
-    return float(truncation)
-
-
-def _checked_label(label: int | None, label_dim: int) -> Arrays:
-    """The mapping graph's label input, one-hot float32 [1, label_dim]; nothing where the model is unconditional."""
-    if label_dim == 0 and label is None:
-        return {}
-    if label is None or label not in range(label_dim):
-        expected = f"a class from 0 to {label_dim - 1}" if label_dim else "None: the model is unconditional"
-        raise ValueError(f"label: found {label!r}, expected {expected}")
-    one_hot = np.zeros((1, label_dim), np.float32)
-    one_hot[0, label] = 1.0
-    return {"label": one_hot}
 
 
 def _checked_positive(name: str, value: float) -> float:

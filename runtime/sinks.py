@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from styleinv.runtime.errors import StyleInVError
+from styleinv.runtime.pyav import import_av
 
 Frame = npt.NDArray[np.uint8]  # [H, W, 3], RGB
 
@@ -130,7 +131,7 @@ class VideoSink(AbstractContextManager["VideoSink"]):
     """
 
     def __init__(self, path: Path, fps: float, size: tuple[int, int]) -> None:
-        av = _import_av()
+        av = import_av("video files", ", or write a folder of PNG pictures")
         self._av = av
         self._path = path
         self._part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
@@ -171,17 +172,6 @@ class VideoSink(AbstractContextManager["VideoSink"]):
                     self._part.replace(self._path)
         finally:
             self._part.unlink(missing_ok=True)
-
-
-def _import_av() -> Any:
-    try:
-        import av
-    except ImportError as error:
-        raise StyleInVError(
-            f"video files need PyAV ({error}); install it with `pip install 'styleinv[runtime-cpu]'`, "
-            "or write a folder of PNG pictures"
-        ) from error
-    return av
 
 
 @contextmanager

@@ -1,36 +1,33 @@
-"""Checkpoints: one safetensors file holds a model, its kind and its configuration.
+"""Checkpoints: one safetensors file holds a model, its kind and its configuration (see `checkpoint_file.py`).
 
-The file's metadata carries `format_version`, `kind` and `config` (see `config.py`). Training state (optimizers,
-discriminator, position in the data) lies beside it in a file of its own: an application never needs it.
+Training state (optimizers, discriminator, position in the data) lies beside it in a file of its own: an application
+never needs it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import nn
 
-from styleinv.runtime.errors import CheckpointError, ConfigError
-from styleinv.training import config as configuration
+from styleinv.runtime.errors import CheckpointError
+from styleinv.training.checkpoint_file import opened, read_header, write_file
 from styleinv.training.config import Config
 from styleinv.training.generator import Generator
 from styleinv.training.model import InversionModel, StyleInV, build_generator, build_inversion, build_styleinv
 
-FORMAT_VERSION = 1
 Model = Generator | InversionModel | StyleInV
 BUILDERS: dict[str, Any] = {
     "image": lambda config: build_generator(config.model.generator),
     "inversion": lambda config: build_inversion(config.model),
     "styleinv": lambda config: build_styleinv(config.model),
+    "transfer": lambda config: build_generator(config.model.generator),
 }
+KINDS = {Generator: ("image", "transfer"), InversionModel: ("inversion",), StyleInV: ("styleinv",)}
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -39,27 +36,29 @@ class Checkpoint:
     """A model as it lay in a file, in evaluation mode."""
 
     path: Path
-    kind: str  # image, inversion or styleinv
+    kind: str  # image, inversion, styleinv or transfer
     config: Config
     model: Model
+    provenance: Mapping[str, str] = field(default_factory=dict)  # of an imported model: the file it came from
 
 
 def kind_of(model: nn.Module) -> str:
-    """The kind under which a model is stored."""
-    kinds = {Generator: "image", InversionModel: "inversion", StyleInV: "styleinv"}
-    return kinds[type(model)]
+    """The kind under which a model is stored, unless it is said to be another."""
+    return KINDS[type(model)][0]
 
 
-def save_checkpoint(path: str | Path, model: nn.Module, config: Config) -> None:
-    """Write a model; the file appears whole or not at all."""
-    metadata = {
-        "format_version": str(FORMAT_VERSION),
-        "kind": kind_of(model),
-        "config": configuration.to_json(config),
-    }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with replacing(Path(path)) as temporary:
-        temporary.write_bytes(save(tensors, metadata))
+def save_checkpoint(path: str | Path, model: nn.Module, config: Config, kind: str | None = None) -> None:
+    """Write a model; the file appears whole or not at all.
+
+    `kind` is by default `kind_of(model)`; 'transfer' makes of a generator one that draws another model's latents in
+    another style. CheckpointError where it does not fit the model's class.
+    """
+    kinds = KINDS[type(model)]
+    if kind is not None and kind not in kinds:
+        expected = " or ".join(map(repr, kinds))
+        raise CheckpointError(f"{path}: kind: found {kind!r}, expected {expected} for a {type(model).__name__}")
+    arrays = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in model.state_dict().items()}
+    write_file(path, kind or kind_of(model), config, arrays)
 
 
 def load_checkpoint(path: str | Path, *, kind: str | None = None) -> Checkpoint:
@@ -69,57 +68,22 @@ def load_checkpoint(path: str | Path, *, kind: str | None = None) -> Checkpoint:
     tensors are listed together.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file, expected a .safetensors checkpoint")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error
-    found_kind, config = _read_metadata(path, metadata)
-    if kind is not None and found_kind != kind:
-        raise CheckpointError(f"{path}: kind: found {found_kind!r}, expected {kind!r}")
+    header = read_header(path)
+    if kind is not None and header.kind != kind:
+        raise CheckpointError(f"{path}: kind: found {header.kind!r}, expected {kind!r}")
+    with opened(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     with torch.device("meta"):
-        model: Model = BUILDERS[found_kind](config)
+        model: Model = BUILDERS[header.kind](header.config)
     _check_tensors(path, model, tensors)
     model.load_state_dict(tensors, assign=True)
-    return Checkpoint(path, found_kind, config, model.eval().requires_grad_(False))
+    return Checkpoint(path, header.kind, header.config, model.eval().requires_grad_(False), header.provenance)
 
 
 def load_network(network: Network, model: Network) -> Network:
     """Copy a loaded model's weights into a network that is to be trained."""
     network.load_state_dict(model.state_dict())
     return network
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary sibling that takes the place of `path` when the block ends well, and vanishes when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _read_metadata(path: Path, metadata: dict[str, str]) -> tuple[str, Config]:
-    missing = [name for name in ("format_version", "kind", "config") if name not in metadata]
-    if missing:
-        raise CheckpointError(f"{path}: metadata: {', '.join(missing)} missing; not a checkpoint of this package")
-    version = metadata["format_version"]
-    if version != str(FORMAT_VERSION):
-        raise CheckpointError(
-            f"{path}: format_version: found {version!r}, expected {FORMAT_VERSION}; a newer release may read it"
-        )
-    if metadata["kind"] not in BUILDERS:
-        raise CheckpointError(f"{path}: kind: found {metadata['kind']!r}, expected one of {', '.join(BUILDERS)}")
-    try:
-        return metadata["kind"], configuration.from_json(metadata["config"])
-    except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _check_tensors(path: Path, model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:

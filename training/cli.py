@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from styleinv.training.generator import Generator
 from styleinv.training.initialize import initialize
 from styleinv.training.loop import Stage, read_state
 from styleinv.training.loop import train as train_stage
-from styleinv.training.model import InversionModel
+from styleinv.training.model import InversionModel, StyleInV
 from styleinv.training.presets import PRESETS, preset
 from styleinv.training.stages.image import ImageStage
 from styleinv.training.stages.inversion import InversionStage, perceptual_distance
@@ -23,13 +24,19 @@ from styleinv.training.stages.motion import MotionStage
 
 DEFAULT_PRESET = "tiny64"
 STAGES = ("image", "inversion", "motion")
+START_KINDS = {"image": "image", "inversion": "inversion", "motion": "styleinv"}  # of checkpoints to fine-tune
+STARTED_NETWORKS = {"image": "generator", "inversion": "encoder", "motion": "model"}  # what a stage calls its own
 
 
 def train(argv: list[str]) -> int:
     """Run one training stage."""
     arguments = _train_parser().parse_args(argv)
-    config = _choose_config(arguments)
-    stage = _build_stage(arguments, config)
+    start = load_checkpoint(arguments.start, kind=START_KINDS[arguments.stage]) if arguments.start else None
+    config = _choose_config(arguments, start)
+    stage = _build_stage(arguments, config, start)
+    if start is not None:
+        for name in (STARTED_NETWORKS[arguments.stage], "average"):
+            stage.networks[name].load_state_dict(start.model.state_dict())
     images = arguments.images or getattr(config, arguments.stage).images
     path = train_stage(stage, arguments.out, images=images, seed=arguments.seed, resume=arguments.resume)
     print(f"{path} written", file=sys.stderr)
@@ -69,6 +76,9 @@ def _train_parser() -> argparse.ArgumentParser:
     parser.add_argument("--images", type=int, metavar="N", help="train until N images (motion: clips) were seen")
     parser.add_argument("--resume", action="store_true", help="continue the run in DIR exactly where it stopped")
     parser.add_argument("--seed", type=int, default=0, help="of weights, data order and random draws (default: 0)")
+    parser.add_argument("--from", type=Path, dest="start", metavar="FILE", help="fine-tune this checkpoint, trained or "
+                        "imported, of what the stage makes: its model and weights are taken, the settings of training "
+                        "from --preset where it is given")  # fmt: skip
     parser.add_argument("--generator", type=Path, metavar="FILE", help="image checkpoint to build on "
                         "(default: DIR/image.safetensors)")  # fmt: skip
     parser.add_argument("--inversion", type=Path, metavar="FILE", help="inversion checkpoint that the motion stage "
@@ -85,27 +95,38 @@ def _add_config_arguments(parser: argparse.ArgumentParser) -> None:
                         help="change fields of it, such as model.generator.channel_base=2048")  # fmt: skip
 
 
-def _choose_config(arguments: argparse.Namespace) -> Config:
-    """A resumed run keeps its own configuration; a new one takes the preset, or that of the stage before."""
+def _choose_config(arguments: argparse.Namespace, start: Checkpoint | None) -> Config:
+    """A resumed run keeps its own configuration; a new one takes the preset, or that of the stage before, and the model
+    of the checkpoint that it fine-tunes."""
     if arguments.images is not None and arguments.images < 1:
         raise ConfigError(f"--images: found {arguments.images}, expected at least 1")
     if not 0 <= arguments.seed < 2**31:
         raise ConfigError(f"--seed: found {arguments.seed}, expected 0 to {2**31 - 1}")
     state = arguments.out / f"{arguments.stage}.state.pt"
     if arguments.resume:
-        if arguments.preset or arguments.set:
-            raise ConfigError("--preset and --set do not go with --resume: the run keeps its own configuration")
+        if arguments.preset or arguments.set or start is not None:
+            raise ConfigError("--preset, --set and --from do not go with --resume: the run keeps its configuration")
         return configuration.from_json(read_state(state)["config"])
     if state.exists():
         raise CheckpointError(f"{state}: found an earlier run, expected none: give --resume, or another --out")
-    if arguments.stage == "image" or arguments.preset:
-        base = preset(arguments.preset or DEFAULT_PRESET)
+    if arguments.preset:
+        base = preset(arguments.preset)
+    elif start is not None:
+        base = start.config
     else:
-        base = _generator_checkpoint(arguments).config
-    return with_overrides(base, arguments.set)
+        base = preset(DEFAULT_PRESET) if arguments.stage == "image" else _generator_checkpoint(arguments).config
+    if start is None:
+        return with_overrides(base, arguments.set)
+    model = start.config.model
+    if arguments.stage == "inversion":  # its file may know nothing of the generator
+        model = dataclasses.replace(_generator_checkpoint(arguments).config.model, encoder=model.encoder)
+    config = with_overrides(dataclasses.replace(base, model=model), arguments.set)
+    if config.model != model:
+        raise ConfigError("--set model...: does not go with --from: the model is that of the checkpoint")
+    return config
 
 
-def _build_stage(arguments: argparse.Namespace, config: Config) -> Stage:
+def _build_stage(arguments: argparse.Namespace, config: Config, start: Checkpoint | None) -> Stage:
     minimum = config.motion.clip_length if arguments.stage == "motion" else 1
     if config.model.generator.label_dim:
         raise ConfigError("model.generator.label_dim: training of conditional models is not supported, expected 0")
@@ -117,6 +138,8 @@ def _build_stage(arguments: argparse.Namespace, config: Config) -> Stage:
     )
     if arguments.stage == "image":
         return ImageStage(config, clips, arguments.seed)
+    if start is not None and isinstance(start.model, StyleInV):
+        return MotionStage(config, clips, arguments.seed, start.model.generator, inversion=None)
 
     checkpoint = _generator_checkpoint(arguments)
     if checkpoint.config.model.generator != config.model.generator:

@@ -1,8 +1,8 @@
-"""The inversion encoder: an IR-SE backbone, modulated over time by AdaIN blocks (StyleInV section 3.2).
+"""The inversion encoder: an IR-SE backbone, modulated over time by temporal blocks (StyleInV section 3.2).
 
 Without temporal blocks it is the pSp encoder (picture -> latent) that initialises the modulated one.
 
-Shapes: B batch, C channels, H W height and width, W size of a latent or of a temporal style.
+Shapes: B batch, C channels, H W height and width, W size of a latent, S size of a temporal style.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from styleinv.kernels import reference
-from styleinv.training.layers import EqualizedLinear
+from styleinv.training.layers import EqualizedConv2d, EqualizedLinear, ModulatedConv2d
 
 REDUCTION = 16  # of the squeeze-and-excitation
 
@@ -64,11 +64,11 @@ class TemporalBlock(nn.Module):
     The first AdaIN's normalisation does not depend on time, so it is computed once per clip (`prepare`).
     """
 
-    def __init__(self, channels: int, style_dim: int, normalize_residual: bool) -> None:
+    def __init__(self, channels: int, style_dim: int, normalize_residual: bool, lr_multiplier: float = 1.0) -> None:
         super().__init__()
-        self.affine1 = EqualizedLinear(style_dim, 2 * channels)
+        self.affine1 = EqualizedLinear(style_dim, 2 * channels, lr_multiplier=lr_multiplier)
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.affine2 = EqualizedLinear(style_dim, 2 * channels)
+        self.affine2 = EqualizedLinear(style_dim, 2 * channels, lr_multiplier=lr_multiplier)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.gain = math.sqrt(0.5) if normalize_residual else 1.0
 
@@ -76,9 +76,9 @@ class TemporalBlock(nn.Module):
         """The part that does not see the style. [B, C, H, W] -> same."""
         return reference.instance_normalize(x)
 
-    def modulate(self, x: Tensor, normalized: Tensor, style: Tensor) -> Tensor:
-        """x and prepare(x) [B, C, H, W], temporal style [B, W] -> [B, C, H, W]."""
-        y = F.leaky_relu(reference.modulate(normalized, self.affine1(style)), reference.LEAKY_SLOPE)
+    def modulate(self, x: Tensor, prepared: Tensor, style: Tensor) -> Tensor:
+        """x and prepare(x) [B, C, H, W], temporal style [B, S] -> [B, C, H, W]."""
+        y = F.leaky_relu(reference.modulate(prepared, self.affine1(style)), reference.LEAKY_SLOPE)
         y = reference.instance_normalize(self.conv1(y))
         y = F.leaky_relu(reference.modulate(y, self.affine2(style)), reference.LEAKY_SLOPE)
         return (x + self.conv2(y)) * self.gain
@@ -86,27 +86,62 @@ class TemporalBlock(nn.Module):
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         return self.modulate(x, self.prepare(x), style)
 
+    def affines(self) -> list[EqualizedLinear]:
+        """The layers that take in the style."""
+        return [self.affine1, self.affine2]
+
+
+class ModulatedBlock(nn.Module):
+    """The other kind of temporal block: two modulated convolutions beside a 1x1 one, halves of the sum's variance each.
+
+    The 1x1 convolution does not depend on time, so it is computed once per clip (`prepare`).
+    """
+
+    def __init__(self, channels: int, style_dim: int) -> None:
+        super().__init__()
+        self.skip = EqualizedConv2d(channels, channels, 1, bias=False, gain=math.sqrt(0.5))
+        self.conv1 = ModulatedConv2d(channels, channels, style_dim)
+        self.conv2 = ModulatedConv2d(channels, channels, style_dim, gain=math.sqrt(0.5))
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """The part that does not see the style. [B, C, H, W] -> same."""
+        skipped: Tensor = self.skip(x)
+        return skipped
+
+    def modulate(self, x: Tensor, prepared: Tensor, style: Tensor) -> Tensor:
+        """x and prepare(x) [B, C, H, W], temporal style [B, S] -> [B, C, H, W]."""
+        return prepared + self.conv2(self.conv1(x, style), style)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        return self.modulate(x, self.prepare(x), style)
+
+    def affines(self) -> list[EqualizedLinear]:
+        """The layers that take in the style."""
+        return [self.conv1.affine, self.conv2.affine]
+
 
 class PcaHead(nn.Module):
-    """Keeps a latent offset inside the principal directions of the generator's latents. [B, W] -> [B, W]."""
+    """Keeps a latent offset inside the principal directions of the generator's latents. [B, C] -> [B, W]."""
 
-    def __init__(self, w_dim: int, components: int, scale: float) -> None:
+    def __init__(self, channels: int, w_dim: int, components: int, scale: float) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(w_dim, components) / math.sqrt(w_dim))
+        self.weight = nn.Parameter(torch.randn(channels, components) / math.sqrt(channels))
         self.bias = nn.Parameter(torch.zeros(components))
         self.register_buffer("directions", torch.randn(components, w_dim) / math.sqrt(components))
         self.scale = scale
 
     directions: Tensor  # [components, W]
 
-    def forward(self, delta: Tensor) -> Tensor:
-        return self.scale * ((delta @ self.weight + self.bias) @ self.directions)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * ((x @ self.weight + self.bias) @ self.directions)
 
 
 class Encoder(nn.Module):
-    """Picture [B, 3, H, W] and, where it has temporal blocks, temporal style [B, W] -> latent offset [B, W].
+    """Picture [B, 3, H, W] and, where it has temporal blocks, temporal style [B, S] -> latent offset [B, W].
 
-    `temporal_blocks` says where temporal blocks stand: after each 'stage', after each 'bottleneck', or nowhere (None).
+    `temporal_blocks` says where temporal blocks stand: after each 'stage', after each 'bottleneck', or nowhere (None);
+    `modulation` which kind they are: 'adain' or 'convolution'. S is W where `style_dim` is not given. A PCA head stands
+    behind a head that keeps the encoder's own width.
     """
 
     def __init__(
@@ -114,12 +149,23 @@ class Encoder(nn.Module):
         w_dim: int,
         widths: tuple[int, ...],
         depths: tuple[int, ...],
-        temporal_blocks: str | None,
+        *,
+        temporal_blocks: str | None = None,
+        modulation: str = "adain",
+        style_dim: int | None = None,
         normalize_residual: bool = True,
+        lr_multiplier: float = 1.0,
         pca_components: int = 0,
         pca_scale: float = 0.2,
     ) -> None:
         super().__init__()
+        style_dim = style_dim or w_dim
+
+        def temporal_block(channels: int) -> TemporalBlock | ModulatedBlock:
+            if modulation == "convolution":
+                return ModulatedBlock(channels, style_dim)
+            return TemporalBlock(channels, style_dim, normalize_residual, lr_multiplier)
+
         self.stem = nn.Sequential(
             nn.Conv2d(3, widths[0], 3, padding=1, bias=False), nn.BatchNorm2d(widths[0]), nn.PReLU(widths[0])
         )
@@ -131,10 +177,9 @@ class Encoder(nn.Module):
                 self.bottlenecks.append(Bottleneck(channels, width, stride=2 if unit == 0 else 1))
                 channels = width
                 if temporal_blocks == "bottleneck" or (temporal_blocks == "stage" and unit == depth - 1):
-                    index = str(len(self.bottlenecks) - 1)
-                    self.temporal[index] = TemporalBlock(width, w_dim, normalize_residual)
-        self.head = EqualizedLinear(channels, w_dim)
-        self.pca = PcaHead(w_dim, pca_components, pca_scale) if pca_components else None
+                    self.temporal[str(len(self.bottlenecks) - 1)] = temporal_block(width)
+        self.head = EqualizedLinear(channels, channels if pca_components else w_dim, lr_multiplier=lr_multiplier)
+        self.pca = PcaHead(channels, w_dim, pca_components, pca_scale) if pca_components else None
         self.content_depth = min((int(index) for index in self.temporal), default=len(self.bottlenecks) - 1) + 1
 
     def content(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,9 +192,9 @@ class Encoder(nn.Module):
             x = bottleneck(x)
         return x, self._first_temporal.prepare(x)
 
-    def offset(self, features: Tensor, normalized: Tensor, style: Tensor) -> Tensor:
-        """What depends on time, once per frame: content [B, C, h, w] twice, temporal style [B, W] -> [B, W]."""
-        x = self._first_temporal.modulate(features, normalized, style)
+    def offset(self, features: Tensor, prepared: Tensor, style: Tensor) -> Tensor:
+        """What depends on time, once per frame: content [B, C, h, w] twice, temporal style [B, S] -> [B, W]."""
+        x = self._first_temporal.modulate(features, prepared, style)
         for index, bottleneck in enumerate(self.bottlenecks[self.content_depth :], start=self.content_depth):
             x = bottleneck(x)
             if str(index) in self.temporal:
@@ -164,12 +209,12 @@ class Encoder(nn.Module):
             x = bottleneck(x)
         return self._offset_of(x)
 
-    def temporal_blocks(self) -> list[TemporalBlock]:
+    def temporal_blocks(self) -> list[TemporalBlock | ModulatedBlock]:
         """Where the temporal style enters, in order."""
-        return [module for module in self.temporal.values() if isinstance(module, TemporalBlock)]
+        return [block for block in self.temporal.values() if isinstance(block, (TemporalBlock, ModulatedBlock))]
 
     @property
-    def _first_temporal(self) -> TemporalBlock:
+    def _first_temporal(self) -> TemporalBlock | ModulatedBlock:
         return self.temporal_blocks()[0]
 
     def _offset_of(self, x: Tensor) -> Tensor:

@@ -12,19 +12,30 @@ import torch
 from torch import Tensor, nn
 
 from styleinv.kernels import reference
-from styleinv.training.layers import EqualizedLinear, normalize_second_moment
+from styleinv.training.layers import EqualizedLinear, ModulatedConv2d, normalize_second_moment
 
 
 class MappingNetwork(nn.Module):
-    """z [B, Z] (and a label [B, label_dim]) -> w [B, W], truncated towards the average latent."""
+    """z [B, Z] (and a label [B, label_dim]) -> w [B, W], truncated towards the average latent.
+
+    Hidden layers are `hidden_dim` wide and an embedded label has `label_embedding_dim` numbers; W where not given.
+    """
 
     def __init__(
-        self, z_dim: int, w_dim: int, label_dim: int = 0, num_layers: int = 8, lr_multiplier: float = 0.01
+        self,
+        z_dim: int,
+        w_dim: int,
+        label_dim: int = 0,
+        num_layers: int = 8,
+        lr_multiplier: float = 0.01,
+        hidden_dim: int | None = None,
+        label_embedding_dim: int | None = None,
     ) -> None:
         super().__init__()
         self.z_dim, self.label_dim = z_dim, label_dim
-        self.embed = EqualizedLinear(label_dim, w_dim) if label_dim else None
-        widths = [z_dim + (w_dim if label_dim else 0)] + [w_dim] * num_layers
+        embedding_dim = (label_embedding_dim or w_dim) if label_dim else 0
+        self.embed = EqualizedLinear(label_dim, embedding_dim) if label_dim else None
+        widths = [z_dim + embedding_dim] + [hidden_dim or w_dim] * (num_layers - 1) + [w_dim]
         self.layers = nn.Sequential(
             *(
                 EqualizedLinear(before, after, lr_multiplier=lr_multiplier, activate=True)
@@ -45,45 +56,6 @@ class MappingNetwork(nn.Module):
         w: Tensor = self.layers(x)
         psi = truncation[:, None] if isinstance(truncation, Tensor) else truncation
         return self.latent_average + psi * (w - self.latent_average)
-
-
-class SynthesisLayer(nn.Module):
-    """Modulated 3x3 convolution, fixed noise, bias, leaky ReLU. x [B, I, H, W], w [B, W] -> [B, O, R, R]."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        w_dim: int,
-        resolution: int,
-        *,
-        upsample: bool,
-        use_noise: bool,
-        clamp: float | None,
-    ) -> None:
-        super().__init__()
-        self.affine = EqualizedLinear(w_dim, in_channels, bias=1.0)
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
-        self.bias = nn.Parameter(torch.zeros(out_channels))
-        self.upsample = upsample
-        self.use_noise = use_noise
-        self.clamp = None if clamp is None else clamp * math.sqrt(2.0)
-        if use_noise:
-            self.register_buffer("noise", torch.randn(resolution, resolution))
-            self.noise_strength = nn.Parameter(torch.zeros(()))
-
-    noise: Tensor  # [R, R], the 'const' noise
-
-    def forward(self, x: Tensor, w: Tensor, noise: str) -> Tensor:
-        # The leaky ReLU's gain goes through it (slopes do not depend on scale), into everything it acts on.
-        gain = math.sqrt(2.0)
-        x = reference.modulated_conv2d(x, self.weight, self.affine(w), upsample=self.upsample, gain=gain)
-        bias = self.bias[:, None, None] * gain
-        if self.use_noise and noise == "const":
-            bias = bias + self.noise * (self.noise_strength * gain)  # [O, R, R]
-        elif self.use_noise and noise == "random":
-            x = x + torch.randn_like(x[:, :1]) * (self.noise_strength * gain)
-        return reference.leaky_relu(x + bias, gain=1.0, clamp=self.clamp)
 
 
 class ToRGB(nn.Module):
@@ -113,13 +85,12 @@ class SynthesisBlock(nn.Module):
         first = resolution == 4
         widths = [channels] if first else [in_channels, channels]
         self.convs = nn.ModuleList(
-            SynthesisLayer(
+            ModulatedConv2d(
                 width,
                 channels,
                 w_dim,
-                resolution,
                 upsample=not first and index == 0,
-                use_noise=use_noise,
+                noise_resolution=resolution if use_noise else None,
                 clamp=clamp,
             )
             for index, width in enumerate(widths)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from styleinv.training.config import Config
 from styleinv.training.encoder import Bottleneck, Encoder
-from styleinv.training.generator import Generator, SynthesisLayer
+from styleinv.training.generator import Generator
+from styleinv.training.layers import ModulatedConv2d
 from styleinv.training.model import StyleInV, build_styleinv
 
 IMAGE_DEVIATION = 0.5  # of pixels, which stay mostly inside [-1, 1]
@@ -26,31 +27,42 @@ def initialize(config: Config, seed: int = 0) -> StyleInV:
     """A whole model, deterministic in (config, seed), in evaluation mode."""
     torch.manual_seed(seed)
     model = build_styleinv(config.model).eval()
-    _settle_generator(model.generator, config.model.generator.z_dim)
-    z = torch.randn(SAMPLES, config.model.generator.z_dim)
-    w0 = model.generator.mapping(z)
+    _settle_generator(model.generator)
+    w0 = model.generator.mapping(*_mapping_inputs(model.generator, SAMPLES))
     x0 = model.generator.synthesis(w0)
-    if not config.model.input_residual:
+    if model.latent_average is not None:
         model.latent_average.copy_(model.generator.mapping.latent_average)
 
     span = 4 * config.model.motion.anchor_distance
     t = torch.linspace(0, span, SAMPLES, dtype=torch.float64)[:, None]  # one time for each picture
     noise = torch.randn(SAMPLES, model.motion.anchors_needed(span), config.model.motion.noise_dim)
     style = model.style(w0, model.motion(noise, t)[:, 0].to(w0.dtype))
-    _settle_encoder(model.encoder, x0, style)
     deviation = w0.std(dim=0).mean()
-    model.encoder.head.weight.mul_(OFFSET_SHARE * deviation / model.encoder(x0, style).std(dim=0).mean())
+    if model.encoder is None:
+        for layer in model.motion_gates():
+            layer.weight.mul_(OFFSET_SHARE * deviation / style.std(dim=0).mean())
+    else:
+        _settle_encoder(model.encoder, x0, style)
+        model.encoder.head.weight.mul_(OFFSET_SHARE * deviation / model.encoder(x0, style).std(dim=0).mean())
     return model.requires_grad_(False)
 
 
-def _settle_generator(generator: Generator, z_dim: int) -> None:
-    for layer in generator.synthesis.modules():
-        if isinstance(layer, SynthesisLayer) and layer.use_noise:
+def _settle_generator(generator: Generator) -> None:
+    mapping, synthesis = generator.mapping, generator.synthesis
+    for layer in synthesis.modules():
+        if isinstance(layer, ModulatedConv2d) and layer.use_noise:
             layer.noise_strength.fill_(NOISE_STRENGTH)
-    generator.mapping.latent_average.copy_(generator.mapping(torch.randn(4096, z_dim), truncation=1.0).mean(dim=0))
-    scale = IMAGE_DEVIATION / generator(torch.randn(SAMPLES, z_dim)).std()
+    mapping.latent_average.copy_(mapping(*_mapping_inputs(generator, 4096)).mean(dim=0))
+    scale = IMAGE_DEVIATION / synthesis(mapping(*_mapping_inputs(generator, SAMPLES))).std()
     for picture_layer in generator.synthesis.picture_layers():
         picture_layer.weight.mul_(scale)
+
+
+def _mapping_inputs(generator: Generator, count: int) -> tuple[Tensor, float, Tensor | None]:
+    """z [B, Z], no truncation and, where the generator is conditional, labels of all classes in turn [B, label_dim]."""
+    label_dim = generator.mapping.label_dim
+    labels = torch.eye(label_dim)[torch.arange(count) % label_dim] if label_dim else None
+    return torch.randn(count, generator.mapping.z_dim), 1.0, labels
 
 
 def _settle_encoder(encoder: Encoder, image: Tensor, style: Tensor) -> None:

@@ -1,6 +1,6 @@
 """Layers with equalized learning rate: weights are stored at unit scale and multiplied by a gain when used.
 
-Shapes: B batch, I input features or channels, O output features or channels.
+Shapes: B batch, I input features or channels, O output features or channels, R resolution, S size of a style.
 Source: MODEL facts of StyleGAN2-ADA; 'equalized learning rate' is from Karras et al. 2018, section 4.1.
 """
 
@@ -76,6 +76,50 @@ class EqualizedConv2d(nn.Module):
         else:
             x = F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
         return reference.leaky_relu(x, gain=1.0, clamp=self.clamp) if self.activate else x
+
+
+class ModulatedConv2d(nn.Module):
+    """Modulated 3x3 convolution, fixed noise where it has any, bias, leaky ReLU; what StyleGAN2's synthesis is made of.
+
+    x [B, I, H, W], style [B, S] (in the generator a latent) -> [B, O, H, W], or [B, O, 2H, 2W] with `upsample`. With
+    `noise_resolution` R it has noise [R, R], the size of its output. `gain` comes on top of the leaky ReLU's sqrt(2);
+    it also scales `clamp`, which bounds what comes out.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        style_dim: int,
+        *,
+        upsample: bool = False,
+        noise_resolution: int | None = None,
+        gain: float = 1.0,
+        clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.affine = EqualizedLinear(style_dim, in_channels, bias=1.0)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.upsample = upsample
+        self.gain = gain * math.sqrt(2.0)
+        self.clamp = None if clamp is None else clamp * gain
+        self.use_noise = noise_resolution is not None
+        if noise_resolution is not None:
+            self.register_buffer("noise", torch.randn(noise_resolution, noise_resolution))
+            self.noise_strength = nn.Parameter(torch.zeros(()))
+
+    noise: Tensor  # [R, R], the 'const' noise
+
+    def forward(self, x: Tensor, style: Tensor, noise: str = "none") -> Tensor:
+        # The leaky ReLU's gain goes through it (slopes do not depend on scale), into everything it acts on.
+        x = reference.modulated_conv2d(x, self.weight, self.affine(style), upsample=self.upsample, gain=self.gain)
+        bias = self.bias[:, None, None] * self.gain
+        if self.use_noise and noise == "const":
+            bias = bias + self.noise * (self.noise_strength * self.gain)  # [O, R, R]
+        elif self.use_noise and noise == "random":
+            x = x + torch.randn_like(x[:, :1]) * (self.noise_strength * self.gain)
+        return reference.leaky_relu(x + bias, gain=1.0, clamp=self.clamp)
 
 
 def normalize_second_moment(x: Tensor) -> Tensor:

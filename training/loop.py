@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from styleinv.runtime.errors import CheckpointError, TrainingError
 from styleinv.training import config as configuration
-from styleinv.training.checkpoint import replacing, save_checkpoint
+from styleinv.training.checkpoint import save_checkpoint
+from styleinv.training.checkpoint_file import replacing
 from styleinv.training.config import Config
 
 SCALAR_INTERVAL = 10  # steps between points of a TensorBoard curve

@@ -8,7 +8,7 @@
     frame t = synthesis(w_t)
 
 Frame t depends on z, the noise and t alone: frames can be computed in any order (paper section 3, figure 2).
-Shapes: B batch, T frames, K anchors, Z size of z, W size of a latent, R resolution.
+Shapes: B batch, T frames, K anchors, Z size of z, W size of a latent, S size of a temporal style, R resolution.
 """
 
 from __future__ import annotations
@@ -20,14 +20,28 @@ from styleinv.training.config import Config, GeneratorConfig, ModelConfig
 from styleinv.training.discriminator import ClipDiscriminator, ImageDiscriminator
 from styleinv.training.encoder import Encoder
 from styleinv.training.generator import Generator, MappingNetwork, SynthesisNetwork
+from styleinv.training.layers import EqualizedLinear
 from styleinv.training.motion import MotionNetwork, TemporalStyle
 
 
 class StyleInV(nn.Module):
-    """The whole model. `latent_average` is the base of the offsets where `input_residual` is off."""
+    """The whole model.
+
+    `latent_average` is the base of the offsets where `input_residual` is off. Without an encoder (an ablation) the
+    temporal style itself is the offset from w0. `recovery`, which takes the motion back out of a temporal style, serves
+    training only and is there where `recovered_motion_dim` is above 0.
+    """
 
     def __init__(
-        self, generator: Generator, motion: MotionNetwork, style: TemporalStyle, encoder: Encoder, input_residual: bool
+        self,
+        generator: Generator,
+        motion: MotionNetwork,
+        style: TemporalStyle,
+        encoder: Encoder | None,
+        *,
+        input_residual: bool = True,
+        stores_latent_average: bool = False,
+        recovered_motion_dim: int = 0,
     ) -> None:
         super().__init__()
         self.generator = generator
@@ -35,27 +49,46 @@ class StyleInV(nn.Module):
         self.style = style
         self.encoder = encoder
         self.input_residual = input_residual
-        if not input_residual:
-            self.register_buffer("latent_average", torch.zeros_like(generator.mapping.latent_average))
+        has_average = stores_latent_average or not input_residual
+        average = torch.zeros_like(generator.mapping.latent_average) if has_average else None
+        self.register_buffer("latent_average", average)
+        if recovered_motion_dim:
+            self.recovery = nn.Sequential(
+                nn.Linear(style.style_dim, style.style_dim), nn.ReLU(), nn.Linear(style.style_dim, recovered_motion_dim)
+            )
 
-    latent_average: Tensor  # [W]
+    latent_average: Tensor | None  # [W]
 
-    def latent(self, features: Tensor, normalized: Tensor, w0: Tensor, v: Tensor) -> Tensor:
-        """The latent of one frame: content [B, C, h, w] twice, w0 [B, W], time code v [B, V] -> w_t [B, W]."""
-        delta = self.encoder.offset(features, normalized, self.style(w0, v))
-        return (w0 if self.input_residual else self.latent_average) + delta
+    def motion_gates(self) -> list[EqualizedLinear]:
+        """The layers through which the temporal style moves the latents: the larger their weights, the more."""
+        if self.encoder is None:
+            last = self.style.layers[-1]
+            assert isinstance(last, EqualizedLinear)
+            return [last]
+        return [layer for block in self.encoder.temporal_blocks() for layer in block.affines()]
+
+    def content(self, x0: Tensor) -> tuple[Tensor, ...]:
+        """What of the encoder does not depend on time: x0 [B, 3, R, R] -> features and prepared [B, C, h, w] each."""
+        return () if self.encoder is None else self.encoder.content(x0)
+
+    def latent(self, content: tuple[Tensor, ...], w0: Tensor, style: Tensor) -> Tensor:
+        """The latent of one frame: content, w0 [B, W], temporal style [B, S] -> w_t [B, W]."""
+        if self.encoder is None:
+            return w0 + style
+        features, prepared = content
+        delta = self.encoder.offset(features, prepared, style)
+        if self.input_residual:
+            return w0 + delta
+        assert self.latent_average is not None
+        return self.latent_average + delta
 
     def latents(self, w0: Tensor, x0: Tensor, v: Tensor) -> Tensor:
         """Latents of several frames: w0 [B, W], x0 [B, 3, R, R], time codes [B, T, V] -> [B, T, W]."""
         frames = v.shape[1]
-        features, normalized = self.encoder.content(x0)
-        flat = self.latent(
-            features.repeat_interleave(frames, 0),
-            normalized.repeat_interleave(frames, 0),
-            w0.repeat_interleave(frames, 0),
-            v.flatten(0, 1).to(w0.dtype),
-        )
-        return flat.unflatten(0, (-1, frames))
+        content = tuple(part.repeat_interleave(frames, 0) for part in self.content(x0))
+        w0 = w0.repeat_interleave(frames, 0)
+        style = self.style(w0, v.flatten(0, 1).to(w0.dtype))
+        return self.latent(content, w0, style).unflatten(0, (-1, frames))
 
     def forward(
         self,
@@ -90,7 +123,13 @@ class InversionModel(nn.Module):
 
 def build_generator(config: GeneratorConfig) -> Generator:
     mapping = MappingNetwork(
-        config.z_dim, config.w_dim, config.label_dim, config.mapping_layers, config.mapping_lr_multiplier
+        config.z_dim,
+        config.w_dim,
+        config.label_dim,
+        config.mapping_layers,
+        config.mapping_lr_multiplier,
+        config.mapping_dim,
+        config.label_embedding_dim,
     )
     synthesis = SynthesisNetwork(
         config.resolution, config.w_dim, config.channel_base, config.channel_max, config.use_noise, config.conv_clamp
@@ -99,12 +138,13 @@ def build_generator(config: GeneratorConfig) -> Generator:
 
 
 def build_inversion(config: ModelConfig) -> InversionModel:
-    encoder = Encoder(config.generator.w_dim, config.encoder.widths, config.encoder.depths, temporal_blocks=None)
-    return InversionModel(encoder, torch.zeros(config.generator.w_dim))
+    settings, w_dim = config.encoder, config.generator.w_dim
+    encoder = Encoder(w_dim, settings.widths, settings.depths, lr_multiplier=settings.lr_multiplier)
+    return InversionModel(encoder, torch.zeros(w_dim))
 
 
 def build_styleinv(config: ModelConfig) -> StyleInV:
-    motion, encoder, w_dim = config.motion, config.encoder, config.generator.w_dim
+    motion, w_dim = config.motion, config.generator.w_dim
     return StyleInV(
         build_generator(config.generator),
         MotionNetwork(
@@ -116,20 +156,36 @@ def build_styleinv(config: ModelConfig) -> StyleInV:
             motion.frequencies,
             motion.min_period,
             motion.max_period,
+            motion.first_frame_aware,
         ),
         TemporalStyle(
-            w_dim, 2 * motion.frequencies, motion.style_layers, motion.style_lr_multiplier, motion.style_sees_content
-        ),
-        Encoder(
             w_dim,
-            encoder.widths,
-            encoder.depths,
-            encoder.temporal_blocks,
-            encoder.normalize_residual,
-            encoder.pca_components,
-            encoder.pca_scale,
+            2 * motion.frequencies,
+            motion.style_layers,
+            motion.style_lr_multiplier,
+            motion.style_sees_content,
+            motion.style_dim,
         ),
-        config.input_residual,
+        None if config.skip_encoder else _build_modulated_encoder(config),
+        input_residual=config.input_residual,
+        stores_latent_average=config.stores_latent_average,
+        recovered_motion_dim=config.recovered_motion_dim,
+    )
+
+
+def _build_modulated_encoder(config: ModelConfig) -> Encoder:
+    encoder = config.encoder
+    return Encoder(
+        config.generator.w_dim,
+        encoder.widths,
+        encoder.depths,
+        temporal_blocks=encoder.temporal_blocks,
+        modulation=encoder.modulation,
+        style_dim=config.motion.style_dim,
+        normalize_residual=encoder.normalize_residual,
+        lr_multiplier=encoder.lr_multiplier,
+        pca_components=encoder.pca_components,
+        pca_scale=encoder.pca_scale,
     )
 
 

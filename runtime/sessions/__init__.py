@@ -13,7 +13,8 @@ from styleinv.runtime.sessions.base import Session
 
 __all__ = ["ENGINES", "Session", "Sessions", "choose_engine", "open_session"]
 
-# 'module:function' of every engine; the function takes (bundle, graph name, threads=...) and returns a Session.
+# 'module:function' of every engine; the function takes (bundle, graph name, threads=..., transfer=...) and returns
+# a Session.
 ENGINES = {
     "onnxruntime": "styleinv.runtime.sessions.onnxruntime:open_session",
 }
@@ -28,16 +29,21 @@ def choose_engine(engine: str = "auto") -> str:
     return engine
 
 
-def open_session(engine: str, bundle: Bundle, graph: str, *, threads: int | None = None) -> Session:
+def open_session(
+    engine: str, bundle: Bundle, graph: str, *, threads: int | None = None, transfer: str | None = None
+) -> Session:
     """Loads one graph of a bundle on an engine.
 
     Args:
         threads: CPU threads for one run; None lets the engine decide.
+        transfer: the name of a transfer, whose graph it is then; None for the bundle's own.
     Raises: EngineError where the engine cannot be had or does not load the file; BundleError where the bundle has no
-        such graph.
+        such graph or transfer.
     """
     module, _, function = ENGINES[choose_engine(engine)].partition(":")
-    session: Session = getattr(importlib.import_module(module), function)(bundle, graph, threads=threads)
+    session: Session = getattr(importlib.import_module(module), function)(
+        bundle, graph, threads=threads, transfer=transfer
+    )
     return session
 
 
@@ -49,19 +55,23 @@ class Sessions(Closing):
         self.bundle = bundle
         self.engine = choose_engine(engine)
         self._threads = threads
-        self._open: dict[str, Session] = {}
+        self._open: dict[tuple[str, str | None], Session] = {}
         self._motion: MotionNetwork | None = None
         self._closed = False
         self._lock = threading.Lock()
 
-    def session(self, graph: str) -> Session:
-        """The session of this graph. Raises as `open_session`, and EngineError after `close`."""
+    def session(self, graph: str, transfer: str | None = None) -> Session:
+        """The session of this graph, of a transfer where one is named. Raises as `open_session`, and EngineError after
+        `close`."""
         with self._lock:
             if self._closed:
                 raise EngineError(f"{self.bundle.path}: found closed sessions, expected open ones")
-            if graph not in self._open:
-                self._open[graph] = open_session(self.engine, self.bundle, graph, threads=self._threads)
-            return self._open[graph]
+            key = graph, transfer
+            if key not in self._open:
+                self._open[key] = open_session(
+                    self.engine, self.bundle, graph, threads=self._threads, transfer=transfer
+                )
+            return self._open[key]
 
     def motion_network(self) -> MotionNetwork:
         """The motion network of the bundle. Raises BundleError where its file does not fit the manifest."""

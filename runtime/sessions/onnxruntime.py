@@ -15,9 +15,11 @@ from styleinv.runtime.errors import EngineError
 from styleinv.runtime.sessions.base import Arrays, check_file_names, check_inputs, wanted_outputs
 
 
-def open_session(bundle: Bundle, graph: str, *, threads: int | None = None) -> OnnxRuntimeSession:
+def open_session(
+    bundle: Bundle, graph: str, *, threads: int | None = None, transfer: str | None = None
+) -> OnnxRuntimeSession:
     """Loads one graph of a bundle. Raises BundleError (no such graph) or EngineError (see `OnnxRuntimeSession`)."""
-    return OnnxRuntimeSession(bundle.graph(graph), threads=threads)
+    return OnnxRuntimeSession(bundle.graph(graph, transfer), threads=threads)
 
 
 class OnnxRuntimeSession(Closing):

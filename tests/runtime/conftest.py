@@ -1,8 +1,9 @@
 """A tiny bundle whose graphs are simple arithmetic, so that numpy can say what must come out.
 
 mapping    w0 = psi * z M                        synthesis  image = tanh(w S), frame = its uint8
-content    features = mean of the image over H, W; normalized = image minus features
-latent     w = w0 + v T + features C + mean of normalized^2
+content    features = mean of the image over H, W; prepared = image minus features
+latent     w = w0 + v T + features C + mean of prepared^2
+inversion  w0 = mean of the image over H, W, times C        a transfer: synthesis with another S
 """
 
 import dataclasses
@@ -52,14 +53,14 @@ TO_LATENT = """
     shifted_w = Add(w0, moved)
     seen = MatMul(features, C)
     sum = Add(shifted_w, seen)
-    square = Mul(normalized, normalized)
+    square = Mul(prepared, prepared)
     axes = Constant<value_ints = [1, 2, 3]>()
     energy = ReduceMean<keepdims = 0>(square, axes)
     one = Constant<value_ints = [1]>()
     column = Unsqueeze(energy, one)
     w = Add(sum, column)
 """
-CONTENT_INPUTS = f"float[batch,3] features, {IMAGE} normalized, float[batch,{W}] w0, float[batch,{2 * F}] v"
+CONTENT_INPUTS = f"float[batch,3] features, {IMAGE} prepared, float[batch,{W}] w0, float[batch,{2 * F}] v"
 GRAPHS = {
     "mapping": (
         f"float[batch,{Z}] z, float[batch] truncation_psi",
@@ -69,11 +70,11 @@ GRAPHS = {
     "synthesis": (f"float[batch,{W}] w", f"{IMAGE} image, {FRAME} frame", TO_IMAGE),
     "content": (
         f"{IMAGE} image",
-        f"float[batch,3] features, {IMAGE} normalized",
+        f"float[batch,3] features, {IMAGE} prepared",
         """axes = Constant<value_ints = [2, 3]>()
         mean = ReduceMean(image, axes)
         features = ReduceMean<keepdims = 0>(image, axes)
-        normalized = Sub(image, mean)""",
+        prepared = Sub(image, mean)""",
     ),
     "latent": (CONTENT_INPUTS, f"float[batch,{W}] w", TO_LATENT),
     "frame": (CONTENT_INPUTS, f"{FRAME} frame", TO_LATENT + TO_IMAGE),
@@ -94,11 +95,12 @@ KINDS = {
 
 @dataclasses.dataclass
 class TinyBundle:
-    """A bundle folder and what it was made of."""
+    """A bundle folder and what it was made of; `transfers` holds the S of each."""
 
     path: Path
     weights: dict[str, np.ndarray]
     motion_tensors: dict[str, np.ndarray]
+    transfers: dict[str, np.ndarray]
 
     def change_manifest(self, change: Callable[[dict[str, Any]], None]) -> None:
         """Changes the manifest and writes it with a digest that is right again."""
@@ -121,7 +123,8 @@ def motion_tensors() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def make_bundle() -> Callable[..., TinyBundle]:
-    """Writes a tiny bundle into a folder: make_bundle(folder, kind="styleinv", label_dim=0)."""
+    """Writes a tiny bundle into a folder: make_bundle(folder, kind="styleinv", label_dim=0, inversion=False,
+    transfers=())."""
     pytest.importorskip("onnx", reason="the tiny bundle's graphs are made with onnx")
     pytest.importorskip("onnxruntime", reason="the tiny bundle runs on onnxruntime")
     return write_bundle
@@ -131,6 +134,13 @@ def make_bundle() -> Callable[..., TinyBundle]:
 def tiny(make_bundle: Callable[..., TinyBundle], tmp_path_factory: pytest.TempPathFactory) -> TinyBundle:
     """A bundle of kind styleinv; not to be changed."""
     return make_bundle(tmp_path_factory.mktemp("bundles") / "sky.bundle")
+
+
+@pytest.fixture(scope="session")
+def styled(make_bundle: Callable[..., TinyBundle], tmp_path_factory: pytest.TempPathFactory) -> TinyBundle:
+    """The same with an inversion graph and two transfers, ink and oil-2; not to be changed."""
+    folder = tmp_path_factory.mktemp("bundles") / "styled.bundle"
+    return make_bundle(folder, inversion=True, transfers=("oil-2", "ink"))
 
 
 @pytest.fixture
@@ -146,9 +156,9 @@ def random_motion_tensors(generator: np.random.Generator) -> dict[str, np.ndarra
     periods = 2.0 ** np.linspace(np.log2(MOTION["max_period"]), np.log2(MOTION["min_period"]), F)
     return {
         "first_code_noise": normal(Z),
-        "conv.0.weight": normal(U, Z, KERNEL, scale=100.0),
-        "conv.0.bias": normal(U, scale=20.0),
-        "conv.1.weight": normal(U, U, KERNEL, scale=100.0),
+        "conv.0.weight": normal(Z, Z, KERNEL, scale=100.0),
+        "conv.0.bias": normal(Z, scale=20.0),
+        "conv.1.weight": normal(U, Z, KERNEL, scale=100.0),
         "conv.1.bias": normal(U, scale=20.0),
         "frequencies": (2.0 * np.pi / periods).astype(np.float32),
         "period.weight": normal(F, U),
@@ -157,7 +167,9 @@ def random_motion_tensors(generator: np.random.Generator) -> dict[str, np.ndarra
     }
 
 
-def write_bundle(folder: Path, kind: str = "styleinv", label_dim: int = 0) -> TinyBundle:
+def write_bundle(
+    folder: Path, kind: str = "styleinv", label_dim: int = 0, inversion: bool = False, transfers: tuple[str, ...] = ()
+) -> TinyBundle:
     from styleinv.runtime.bundle import file_sha256, write_manifest
 
     folder.mkdir(parents=True)
@@ -166,11 +178,13 @@ def write_bundle(folder: Path, kind: str = "styleinv", label_dim: int = 0) -> Ti
         name: (generator.standard_normal(shape) / np.sqrt(shape[0])).astype(np.float32)
         for name, shape in {"M": (Z, W), "S": (W, 3 * SIZE * SIZE), "T": (2 * F, W), "C": (3, W)}.items()
     }
-    graphs = {name: write_graph(folder, name, weights, label_dim) for name in KINDS[kind]}
+    names = [*KINDS[kind], "inversion"] if inversion else KINDS[kind]
+    graphs = {name: write_graph(folder, name, weights, label_dim) for name in names}
     motion_tensors = random_motion_tensors(np.random.default_rng(1))
     if kind == "styleinv":
         save_file(motion_tensors, folder / "motion.safetensors")
     others = [path for path in sorted(folder.iterdir()) if path.suffix != ".onnx"]
+    styles = {name: generator.standard_normal(weights["S"].shape).astype(np.float32) for name in transfers}
     configuration = {"resolution": SIZE, "z_dim": Z, "w_dim": W, "label_dim": label_dim}
     write_manifest(
         folder,
@@ -183,13 +197,30 @@ def write_bundle(folder: Path, kind: str = "styleinv", label_dim: int = 0) -> Ti
             "graphs": graphs,
             "files": {path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in others},
             "engines": [],
-            "transfers": {},
+            "transfers": {name: write_transfer(folder, name, S) for name, S in styles.items()},
             "provenance": {},
             "verification": {},
             "probes": {},
         },
     )
-    return TinyBundle(folder, weights, motion_tensors)
+    return TinyBundle(folder, weights, motion_tensors, styles)
+
+
+def write_transfer(bundle: Path, name: str, S: np.ndarray) -> dict[str, Any]:
+    from styleinv.runtime.bundle import file_sha256
+
+    folder = bundle / "transfers" / name
+    folder.mkdir(parents=True)
+    entry = write_graph(folder, "synthesis", {"S": S}, 0)
+    weights = folder / "synthesis.bin"
+    return {
+        "synthesis": {**entry, "file": f"transfers/{name}/synthesis.onnx"},
+        "weights": {
+            "file": f"transfers/{name}/synthesis.bin",
+            "sha256": file_sha256(weights),
+            "bytes": weights.stat().st_size,
+        },
+    }
 
 
 def write_graph(folder: Path, name: str, weights: dict[str, np.ndarray], label_dim: int) -> dict[str, Any]:

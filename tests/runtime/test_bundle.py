@@ -112,15 +112,18 @@ def set_field(manifest, field, value):
         ("model/generator/z_dim", 2.0, "model.generator.z_dim: found 2.0, expected a whole number of at least 1"),
         ("model/generator/label_dim", -1, "model.generator.label_dim: found -1, expected a whole number of at least 0"),
         ("model/motion", ..., "model.motion: found nothing, expected an object"),
-        ("model/motion/kernel_size", 4, "model.motion.kernel_size: found 4, expected an odd number"),
+        ("model/motion/kernel_size", 0, "model.motion.kernel_size: found 0, expected a whole number of at least 1"),
+        ("model/motion/first_frame_aware", 1, "model.motion.first_frame_aware: found 1, expected true or false"),
+        ("model/skip_encoder", "yes", 'model.skip_encoder: found "yes", expected true or false'),
+        ("model/skip_encoder", True, "graphs: found content, expected none of it where model.skip_encoder is true"),
         ("model/motion/max_period", "64", 'model.motion.max_period: found "64", expected a number above 0'),
         ("graphs/content", ..., "graphs: found frame, latent, mapping, synthesis, expected content, frame,"),
         ("graphs/latent/file", "", 'graphs.latent.file: found "", expected a text'),
         ("graphs/latent/file", "none.onnx", "graphs.latent.file: found no file none.onnx, expected one"),
         ("graphs/latent/sha256", "0" * 63, "graphs.latent.sha256: found"),
         ("graphs/latent/sha256", "0" * 64, "latent.onnx is damaged"),
-        ("graphs/latent/inputs/v", ..., "graphs.latent.inputs: found features, normalized, w0, expected features,"),
-        ("graphs/content/outputs/features", ..., "graphs.latent.inputs: found features, normalized, v, w0, expected n"),
+        ("graphs/latent/inputs/v", ..., "graphs.latent.inputs: found features, prepared, w0, expected features,"),
+        ("graphs/content/outputs/features", ..., "graphs.latent.inputs: found features, prepared, v, w0, expected p"),
         ("graphs/latent/inputs/v/dtype", "int7", 'graphs.latent.inputs.v.dtype: found "int7", expected one of float32'),
         ("graphs/latent/inputs/v/shape", [0], "graphs.latent.inputs.v.shape: found [0], expected a list"),
         ("graphs/synthesis/outputs/frame", ..., "graphs.synthesis.outputs: found image, expected frame, image"),
@@ -180,8 +183,63 @@ def test_files_of_engines_and_transfers_are_checked(damaged):
     (damaged.path / "engines" / "x.engine").write_bytes(b"abc")
     refused(damaged.path, "engines/x.engine is damaged")
     entry["sha256"] = file_sha256(damaged.path / "engines" / "x.engine")
-    damaged.change_manifest(lambda manifest: manifest.update(engines=[], transfers={"anime": {"synthesis": entry}}))
+    damaged.change_manifest(lambda manifest: manifest.update(engines=[{"graphs": {"latent": entry}}]))
     Bundle.open(damaged.path)
+
+
+def test_graphs_of_transfers(styled):
+    bundle = Bundle.open(styled.path)
+    assert bundle.transfers == ("ink", "oil-2")
+    graph = bundle.graph("synthesis", "ink")
+    assert graph.file == styled.path / "transfers" / "ink" / "synthesis.onnx"
+    assert graph.inputs == bundle.graph("synthesis").inputs and graph.outputs == bundle.graph("synthesis").outputs
+    with pytest.raises(BundleError, match="transfers: found ink, oil-2, expected anime"):
+        bundle.graph("synthesis", "anime")
+    with pytest.raises(BundleError, match=r"transfers\.ink: found synthesis, expected mapping"):
+        bundle.graph("mapping", "ink")
+
+
+def test_a_bundle_without_transfers_says_so(tiny):
+    assert Bundle.open(tiny.path).transfers == ()
+    with pytest.raises(BundleError, match="transfers: found none, expected ink"):
+        Bundle.open(tiny.path).graph("synthesis", "ink")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("transfers/ink", [], "transfers.ink: found [], expected an object"),
+        ("transfers/ink/synthesis", ..., "transfers.ink.synthesis: found nothing, expected an object"),
+        ("transfers/ink/synthesis/file", ..., "transfers.ink.synthesis.file: found nothing, expected a text"),
+        ("transfers/ink/synthesis/file", "../x.onnx", "transfers.ink.synthesis.file: found '../x.onnx', expected a re"),
+        ("transfers/ink/synthesis/sha256", "0" * 64, "transfers/ink/synthesis.onnx is damaged"),
+        ("transfers/ink/synthesis/inputs/w/shape", ["batch", 7], "transfers.ink.synthesis.inputs: found {"),
+        ("transfers/ink/synthesis/outputs/image", ..., "expected those of graphs.synthesis, {"),
+        ("transfers/ink/weights", ..., "transfers.ink.weights: found nothing, expected an object"),
+        ("transfers/ink/weights/bytes", 3, "transfers.ink.weights.file: found"),
+        ("transfers/ink/weights/sha256", "0" * 64, "transfers/ink/synthesis.bin is damaged"),
+        ("graphs/inversion/outputs", {}, "graphs.inversion.outputs: found none, expected w0"),
+        ("graphs/inversion/inputs", {}, "graphs.inversion.inputs: found none, expected image"),
+    ],
+)
+def test_manifest_fields_of_additions(make_bundle, tmp_path, field, value, message):
+    bundle = make_bundle(tmp_path / "b", "image", inversion=True, transfers=("ink",))
+    bundle.change_manifest(lambda manifest: set_field(manifest, field, value))
+    refused(bundle.path, message)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "ä", "two words", "x" * 101])
+def test_names_of_transfers(make_bundle, tmp_path, name):
+    bundle = make_bundle(tmp_path / "b", "image", transfers=("ink",))
+    bundle.change_manifest(lambda manifest: manifest["transfers"].update({name: manifest["transfers"].pop("ink")}))
+    refused(bundle.path, "expected a name of letters, digits, - and _")
+
+
+def test_an_inversion_bundle_has_no_transfers(make_bundle, tmp_path):
+    entry = json.loads((make_bundle(tmp_path / "a", "image", transfers=("ink",)).path / "manifest.json").read_text())
+    bundle = make_bundle(tmp_path / "b", "inversion")
+    bundle.change_manifest(lambda manifest: manifest.update(transfers=entry["transfers"]))
+    refused(bundle.path, "transfers: found ink, expected none in a bundle of kind inversion")
 
 
 def test_motion_file_that_is_none(damaged):

@@ -40,7 +40,7 @@ def test_version(capsys):
 
 
 def test_commands_are_strings_into_our_rooms():
-    assert cli.COMMANDS.keys() == {"stream", "train", "init", "export", "demo"}
+    assert cli.COMMANDS.keys() == {"stream", "animate", "train", "init", "export", "demo"}
     rooms = [["styleinv", room] for room in ("training", "export", "runtime", "kernels")]
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     for target, needed, text in cli.COMMANDS.values():
@@ -51,7 +51,7 @@ def test_commands_are_strings_into_our_rooms():
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("steam", "did you mean stream?"), ("xyzzy", "expected one of stream, train"), ("--frobnicate", "")],
+    [("steam", "did you mean stream?"), ("xyzzy", "expected one of stream, animate, train"), ("--frobnicate", "")],
 )
 def test_unknown_command(name, hint, capsys):
     assert cli.main([name]) == 2

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 HEAVY = ("torch", "triton", "onnx", "onnxruntime", "onnxscript", "openvino", "tensorrt", "pycuda", "av", "PIL", "tqdm")
 
 
@@ -31,12 +33,13 @@ for module in pkgutil.walk_packages(styleinv.runtime.__path__, "styleinv.runtime
     assert {"styleinv.runtime.sessions.onnxruntime", "styleinv.runtime.sinks", "styleinv.runtime.stream"} <= imported
 
 
-def test_stream_help_loads_nothing_heavy():
+@pytest.mark.parametrize("command", ["stream", "animate"])
+def test_help_loads_nothing_heavy(command):
     finished = run(f"""
 import sys
 from styleinv.runtime.cli import main
 try:
-    main(["stream", "--help"])
+    main(["{command}", "--help"])
 except SystemExit as left:
     assert left.code == 0
 print("loaded:", *sorted(set({HEAVY}) & set(sys.modules)))

@@ -1,8 +1,10 @@
 """The motion network against a reference written straight from its formulas, in extended precision."""
 
+import functools
 import json
 import math
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,32 +28,46 @@ def network(motion_tensors: dict[str, np.ndarray], motion_config: dict[str, Any]
     return MotionNetwork(motion_tensors, motion_config)
 
 
+def variant(kernel_size: int, first_frame_aware: bool, config: dict[str, Any]) -> tuple[dict, dict[str, Any]]:
+    """Tensors and configuration of a network with another kernel, and with or without awareness of the first frame."""
+    draws = np.random.default_rng([kernel_size, first_frame_aware])
+    config = {**config, "kernel_size": kernel_size, "first_frame_aware": first_frame_aware}
+    Z, U, F = config["noise_dim"], config["code_dim"], config["frequencies"]
+    shapes = {
+        "conv.0.weight": (Z, Z, kernel_size), "conv.0.bias": (Z,), "conv.1.weight": (U, Z, kernel_size),
+        "conv.1.bias": (U,), "period.weight": (F, U), "phase.weight": (F, U), "aligner.weight": (2 * F, U),
+    }  # fmt: skip
+    if first_frame_aware:
+        shapes["first_code_noise"] = (Z,)
+    tensors = {name: draws.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    for name in tensors:
+        tensors[name] *= 100 if name.startswith("conv") else 1
+    tensors["frequencies"] = np.linspace(0.05, 0.7, F).astype(np.float32)
+    return tensors, config
+
+
 def reference_code(anchor: int, tensors: dict[str, np.ndarray], config: dict[str, Any], seed: int) -> np.ndarray:
-    """u_k by two plain loops over all anchors of the window, every tap in its place, longdouble."""
-    K, Z, U = config["kernel_size"], config["noise_dim"], config["code_dim"]
-    half = K // 2
+    """u_k by two plain loops over the taps, every tap in its place, longdouble."""
+    K, Z, aware = config["kernel_size"], config["noise_dim"], config.get("first_frame_aware", True)
     real = {name: array.astype(np.longdouble) for name, array in tensors.items()}
 
     def noise(k: int) -> np.ndarray:
-        if k == 0:
+        if k == 0 and aware:
             return real["first_code_noise"]
         return standard_normal(seed, MOTION_DOMAIN, k, Z).astype(np.longdouble)
 
-    def layer(number: int, rows: dict[int, np.ndarray], k: int) -> np.ndarray:
+    def layer(number: int, rows: Callable[[int], np.ndarray], k: int) -> np.ndarray:
         weight, bias = real[f"conv.{number}.weight"], real[f"conv.{number}.bias"]
         total = bias * np.longdouble(config["lr_multiplier"])
         gain = np.longdouble(config["lr_multiplier"]) / np.sqrt(np.longdouble(weight.shape[1] * K))
         for tap in range(K):
-            position = k + tap - half
-            if tap <= half and position >= 0:  # future taps are masked, anchors before 0 are zero
-                total = total + (weight[:, :, tap] * gain) @ rows[position]
+            position = k + tap - K // 2 if aware else k + tap
+            masked = aware and (tap >= (K + 1) // 2 or position < 0)  # future taps; anchors before 0 are zero
+            if not masked:
+                total = total + (weight[:, :, tap] * gain) @ rows(position)
         return np.where(total < 0, np.longdouble(0.2) * total, total)
 
-    window = range(max(0, anchor - 2 * half), anchor + 1)
-    rows = {k: noise(k) for k in window}
-    hidden = {k: layer(0, rows, k) for k in window if k >= anchor - half}
-    assert len(hidden[anchor]) == U
-    return layer(1, hidden, anchor)
+    return layer(1, functools.cache(lambda k: layer(0, noise, k)), anchor)
 
 
 def reference_time_code(t: float, tensors: dict[str, np.ndarray], config: dict[str, Any], seed: int) -> np.ndarray:
@@ -91,6 +107,44 @@ def test_motion_code_is_the_reference(anchor, network, motion_tensors, motion_co
     found = MotionCodes(network, SEED).code(anchor)
     expected = reference_code(anchor, motion_tensors, motion_config, SEED)
     np.testing.assert_allclose(found, expected.astype(np.float64), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("aware", [True, False])
+@pytest.mark.parametrize("kernel_size", [1, 2, 4, 5, 40])
+def test_other_kernels_and_the_unaware_network_are_the_reference(kernel_size, aware, motion_config):
+    tensors, config = variant(kernel_size, aware, motion_config)
+    codes = MotionCodes(MotionNetwork(tensors, config), SEED)
+    for anchor in (0, 1, 3, 70):
+        expected = reference_code(anchor, tensors, config, SEED).astype(np.float64)
+        np.testing.assert_allclose(codes.code(anchor), expected, rtol=1e-12, atol=1e-13 * np.abs(expected).max())
+    for t in (0, 2.5, 3 * D + 1):
+        expected = reference_time_code(t, tensors, config, SEED)
+        assert float(np.abs(codes.time_code(t) - expected).max()) < 1e-11
+
+
+def test_an_even_kernel_does_not_see_its_own_anchor(motion_config, monkeypatch):
+    tensors, config = variant(4, True, motion_config)
+    asked = []
+
+    def recorded(seed, domain, k, count):
+        asked.append(k)
+        return standard_normal(seed, domain, k, count)
+
+    monkeypatch.setattr("styleinv.runtime.motion.standard_normal", recorded)
+    MotionCodes(MotionNetwork(tensors, config), SEED).code(9)
+    assert sorted(set(asked)) == [5, 6, 7]  # two layers, each from two anchors before to one before
+
+
+def test_without_awareness_frame_zero_has_noise_of_its_own(motion_config):
+    tensors, config = variant(3, False, motion_config)
+    network = MotionNetwork(tensors, config)
+    assert not np.array_equal(MotionCodes(network, 1).time_code(0), MotionCodes(network, 2).time_code(0))
+
+
+def test_bundles_that_do_not_speak_of_the_first_frame_are_aware_of_it(network, motion_tensors, motion_config):
+    assert "first_frame_aware" not in motion_config
+    said = MotionNetwork(motion_tensors, {**motion_config, "first_frame_aware": True})
+    np.testing.assert_array_equal(MotionCodes(network, SEED).time_code(99.5), MotionCodes(said, SEED).time_code(99.5))
 
 
 def test_frame_zero_does_not_depend_on_the_seed(network):

@@ -73,6 +73,52 @@ def test_raw_bytes(tiny):
                 np.testing.assert_array_equal(found, rollout[t])
 
 
+def pictures_in(folder):
+    image = pytest.importorskip("PIL.Image")
+    return [np.asarray(image.open(path)) for path in sorted(folder.iterdir())]
+
+
+def test_transfer(styled, tmp_path):
+    assert stream(styled.path, "--transfer", "ink", "--seed", 3, "--frames", 2, "--out", f"{tmp_path}/clip/") == 0
+    with Rollout.open(styled.path, 3, transfer="ink") as rollout:
+        for t, picture in enumerate(pictures_in(tmp_path / "clip")):
+            np.testing.assert_array_equal(picture, rollout[t])
+
+
+def test_side_by_side(styled, tmp_path):
+    options = ["--transfer", "oil-2", "--side-by-side", "--grid", "2x1", "--start", 9, "--frames", 2]
+    assert stream(styled.path, *options, "--out", f"{tmp_path}/clip/") == 0
+    pictures = pictures_in(tmp_path / "clip")
+    assert len(pictures) == 2 and pictures[0].shape == (32, 32, 3)
+    for seed in range(2):
+        with Rollout.open(styled.path, seed) as plain, Rollout.open(styled.path, seed, transfer="oil-2") as other:
+            for t, picture in enumerate(pictures, start=9):
+                row = picture[16 * seed : 16 * seed + 16]
+                np.testing.assert_array_equal(row, np.hstack([plain[t], other[t]]))
+
+
+@pytest.mark.parametrize(("options", "motion_seed"), [([], 4), (["--motion-seed", "0"], 0)])
+def test_decompose(tiny, tmp_path, options, motion_seed):
+    options = [*options, "--decompose", "--grid", "2x3", "--seed", "4", "--start", "20", "--frames", "1"]
+    assert stream(tiny.path, *options, "--out", f"{tmp_path}/clip/") == 0
+    (picture,) = pictures_in(tmp_path / "clip")
+    for row, column in itertools.product(range(2), range(3)):
+        with Rollout.open(tiny.path, 4 + column, motion_seed=motion_seed + row) as rollout:
+            found = picture[16 * row : 16 * row + 16, 16 * column : 16 * column + 16]
+            np.testing.assert_array_equal(found, rollout[20])
+
+
+def test_label(make_bundle, tmp_path, capsys):
+    bundle = make_bundle(tmp_path / "classes.bundle", "image", label_dim=3)
+    assert stream(bundle.path, "--label", 2, "--frames", 1, "--out", f"{tmp_path}/clip/") == 0
+    with Rollout.open(bundle.path, label=2) as rollout:
+        np.testing.assert_array_equal(pictures_in(tmp_path / "clip")[0], rollout[0])
+    capsys.readouterr()
+    assert stream(bundle.path, "--frames", 1, "--out", f"{tmp_path}/none/") == 2
+    assert "label: found None, expected a class from 0 to 2" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
 def test_endless_ends_quietly_when_the_reader_leaves(tiny):
     process = started(tiny.path, "--frames", 0, "--threads", 1, "--out", "-")
     process.stdout.read(1_000_000)
@@ -102,6 +148,10 @@ def test_endless_ends_quietly_when_the_reader_leaves(tiny):
         (["--label", "1"], "label: found 1, expected None: the model is unconditional"),
         (["--seed", str(2**64 - 1), "--grid", "1x2"], "seed: found 18446744073709551616, expected a whole number"),
         (["--out", "clip.gif"], "clip.gif: found the suffix .gif"),
+        (["--transfer", "ink"], "transfers: found none, expected ink"),
+        (["--side-by-side"], "--side-by-side shows a style beside the original: give --transfer NAME, too"),
+        (["--decompose"], "--decompose compares the clips of a grid: give --grid RxC, too"),
+        (["--decompose", "--grid", "2x1", "--seed", str(2**64 - 1)], "motion_seed: found 18446744073709551616"),
     ],
 )
 def test_bad_options(tiny, tmp_path, monkeypatch, capsys, options, message):
@@ -129,5 +179,6 @@ def test_image_bundle_gives_one_picture(make_bundle, tmp_path, capsys):
 def test_help_is_for_newcomers(capsys):
     assert stream("--help") == 0
     printed = capsys.readouterr().out
-    for word in ("--grid RxC", "--seed N", "examples:", "made by `styleinv export`"):
+    words = ("--grid RxC", "--seed N", "examples:", "made by `styleinv export`", "--decompose --grid", "--side-by-side")
+    for word in words:
         assert word in printed

@@ -8,7 +8,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from styleinv.runtime.errors import CheckpointError
-from styleinv.training.checkpoint import load_checkpoint, replacing, save_checkpoint
+from styleinv.training.checkpoint import load_checkpoint, save_checkpoint
+from styleinv.training.checkpoint_file import replacing
 from styleinv.training.config import to_json
 from styleinv.training.model import build_generator, build_inversion
 
@@ -37,6 +38,24 @@ def test_other_kinds(kind, small_config, tmp_path):
     assert load_checkpoint(tmp_path / "x.safetensors").kind == kind
     with pytest.raises(CheckpointError, match=rf"x\.safetensors: kind: found '{kind}', expected 'styleinv'"):
         load_checkpoint(tmp_path / "x.safetensors", kind="styleinv")
+
+
+def test_a_transfer_is_a_generator_of_another_kind(small_config, tmp_path):
+    network = build_generator(small_config.model.generator)
+    save_checkpoint(tmp_path / "x.safetensors", network, small_config, kind="transfer")
+    loaded = load_checkpoint(tmp_path / "x.safetensors", kind="transfer")
+    assert type(loaded.model) is type(network) and loaded.kind == "transfer"
+    with pytest.raises(CheckpointError, match=r"x\.safetensors: kind: found 'transfer', expected 'image'"):
+        load_checkpoint(tmp_path / "x.safetensors", kind="image")
+
+
+def test_a_kind_that_does_not_fit_the_model(small_model, small_config, tmp_path):
+    for kind in ("transfer", "image"):
+        with pytest.raises(CheckpointError, match=rf"x: kind: found '{kind}', expected 'styleinv' for a StyleInV"):
+            save_checkpoint(tmp_path / "x", small_model, small_config, kind=kind)
+    with pytest.raises(CheckpointError, match="kind: found 'inversion', expected 'image' or 'transfer' for"):
+        save_checkpoint(tmp_path / "x", small_model.generator, small_config, kind="inversion")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_and_unexpected_tensors_are_listed_together(parts, tmp_path):
@@ -113,3 +132,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 def test_metadata_holds_the_whole_configuration(parts, small_config):
     assert parts[0]["config"] == to_json(small_config)
+
+
+def test_a_checkpoint_is_as_readable_as_any_new_file(small_model, small_config, tmp_path):
+    save_checkpoint(tmp_path / "model.safetensors", small_model, small_config)
+    (tmp_path / "new").touch()
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "new").stat().st_mode

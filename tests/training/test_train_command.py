@@ -3,6 +3,7 @@
 import av
 import numpy as np
 import pytest
+import torch
 
 from styleinv.runtime.cli import main
 from styleinv.training.checkpoint import load_checkpoint
@@ -122,3 +123,37 @@ def test_init_writes_a_whole_model(tmp_path, capsys):
     assert main(["init", "--preset", "tiny64", "--set", *SMALL, "--seed", "1", "--out", str(path)]) == 0
     assert load_checkpoint(path).kind == "styleinv"
     assert "parameters" in capsys.readouterr().err
+
+
+def test_every_stage_fine_tunes_a_checkpoint(video, tmp_path, capsys):
+    first, second = tmp_path / "first", tmp_path / "second"
+    common = ["--data", str(video), "--images", "2"]
+    assert main(["train", "image", *common, "--out", str(first), "--set", *SMALL]) == 0
+    assert main(["train", "inversion", *common, "--out", str(first)]) == 0
+    assert main(["train", "motion", *common, "--out", str(first)]) == 0
+    still = ["--set", "image.learning_rate=1e-12", "inversion.learning_rate=1e-12", "motion.learning_rate=1e-12"]
+    generator = ["--generator", str(first / "image.safetensors")]
+    for stage, extra in (("image", []), ("inversion", generator), ("motion", [])):
+        start = first / f"{stage}.safetensors"
+        assert main(["train", stage, *common, "--out", str(second), "--from", str(start), *extra, *still]) == 0
+        before = load_checkpoint(start).model.state_dict()
+        after = load_checkpoint(second / f"{stage}.safetensors").model.state_dict()
+        parameters = dict(load_checkpoint(start).model.named_parameters())
+        for name in parameters:  # a step that moves nothing leaves the weights that training started from
+            torch.testing.assert_close(after[name], before[name], rtol=1e-5, atol=1e-5, msg=name)
+    assert "belongs" not in capsys.readouterr().err
+
+
+def test_fine_tuning_keeps_the_model_and_takes_settings_from_a_preset(video, tmp_path, capsys):
+    common = ["--data", str(video), "--images", "2", "--out"]
+    assert main(["train", "image", *common, str(tmp_path / "a"), "--set", *SMALL]) == 0
+    start = ["--from", str(tmp_path / "a" / "image.safetensors")]
+    small_batch = ["--set", "image.batch=2", "discriminator.channel_base=128"]
+    assert main(["train", "image", *common, str(tmp_path / "b"), *start, "--preset", "tiny64", *small_batch]) == 0
+    found = load_checkpoint(tmp_path / "b" / "image.safetensors").config
+    assert found.model == load_checkpoint(tmp_path / "a" / "image.safetensors").config.model
+    assert found.discriminator.channel_max == 128  # the preset's, not the first run's
+    wrong = [*common, str(tmp_path / "c"), *start]
+    assert "does not go with --from" in failure(capsys, "train", "image", *wrong, "--set", "model.generator.z_dim=5")
+    assert "found 'image', expected 'styleinv'" in failure(capsys, "train", "motion", *wrong)
+    assert "do not go with --resume" in failure(capsys, "train", "image", *wrong, "--resume")

@@ -18,6 +18,7 @@ from styleinv.training.config import Config
 from styleinv.training.data import ClipSet, clip_batch, sample_times
 from styleinv.training.discriminator import CLIP_FRAMES
 from styleinv.training.ema import averaged_copy, ramped_half_life, update_average
+from styleinv.training.encoder import Encoder
 from styleinv.training.generator import Generator
 from styleinv.training.losses import generator_loss
 from styleinv.training.model import InversionModel, StyleInV, build_clip_discriminator, build_styleinv
@@ -28,12 +29,15 @@ FAKE_TIMES_DOMAIN = 3  # keeps the fakes' times apart from the draws of the data
 
 
 class MotionStage:
-    """Trains motion codes, temporal style and encoder; the moving average of the whole model is the result."""
+    """Trains motion codes, temporal style and encoder; the moving average of the whole model is the result.
+
+    The encoder starts from the inversion model's; without one it is for the caller to load a model's weights.
+    """
 
     name = "motion"
 
     def __init__(
-        self, config: Config, clips: ClipSet, seed: int, generator: Generator, inversion: InversionModel
+        self, config: Config, clips: ClipSet, seed: int, generator: Generator, inversion: InversionModel | None
     ) -> None:
         torch.manual_seed(seed)
         settings = config.motion
@@ -44,11 +48,11 @@ class MotionStage:
         self.model = build_styleinv(config.model)
         self.model.generator.load_state_dict(generator.state_dict())
         with torch.no_grad():
-            for block in self.model.encoder.temporal_blocks():
-                block.affine1.weight.mul_(settings.initial_motion)
-                block.affine2.weight.mul_(settings.initial_motion)
-        self.model.encoder.load_state_dict(inversion.encoder.state_dict(), strict=False)  # all but temporal blocks
-        if not config.model.input_residual:
+            for layer in self.model.motion_gates():
+                layer.weight.mul_(settings.initial_motion)
+        if self.model.encoder is not None and inversion is not None:
+            _start_from(inversion.encoder, self.model.encoder)
+        if self.model.latent_average is not None:
             self.model.latent_average.copy_(generator.mapping.latent_average)
         # The backbone's statistics stay those of the inversion stage: a step sees a handful of scenes only.
         self.model.eval()
@@ -158,3 +162,11 @@ class MotionStage:
         noise = torch.randn(PREVIEW, anchors, model.motion.noise_dim, generator=draws)
         frames: Tensor = self.average(z, noise, t)
         return frames.flatten(0, 1)
+
+
+def _start_from(inversion: Encoder, encoder: Encoder) -> None:
+    """Take over all that the inversion encoder has: no temporal blocks, and no head of use to PCA's components."""
+    state = inversion.state_dict()
+    if encoder.pca is not None:
+        state = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
+    encoder.load_state_dict(state, strict=False)

@@ -1,0 +1,129 @@
+"""`styleinv inspect`: says what a file or folder is: a pickle of the authors', a checkpoint or a bundle."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from styleinv.export.official import describe_networks, read_model
+from styleinv.runtime.bundle import Bundle
+from styleinv.runtime.errors import CheckpointError
+from styleinv.training.checkpoint_file import parameters_by_part, read_header
+from styleinv.training.config import Config
+
+PICKLE_MAGIC = b"\x80"
+
+
+def main(argv: list[str]) -> int:
+    """Inspect one file or folder."""
+    parser = argparse.ArgumentParser(
+        prog="styleinv inspect",
+        description="Say what a file is: kind, configuration, parameters of each part, resolution and where it came "
+        "from. Takes a pickle of the authors' (read as data; nothing in it is executed), a checkpoint or a bundle.",
+    )
+    parser.add_argument(
+        "path", type=Path, metavar="FILE", help="a .pkl or .safetensors file, or the folder of a bundle"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    arguments = parser.parse_args(argv)
+    description = describe(arguments.path)
+    print(json.dumps(description, indent=1) if arguments.json else as_text(description))
+    return 0
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What a file or folder is, as JSON's values. Raises CheckpointError or BundleError where it is damaged."""
+    if path.is_dir():
+        return _describe_bundle(path)
+    try:
+        with path.open("rb") as file:
+            first = file.read(1)
+    except OSError as error:
+        raise CheckpointError(f"{path}: found {error.strerror}, expected a pickle, a checkpoint or a bundle") from None
+    return _describe_pickle(path) if first == PICKLE_MAGIC else _describe_checkpoint(path)
+
+
+def as_text(description: dict[str, Any]) -> str:
+    """The description for people: a line for each field, those in groups below the group's name."""
+    return "\n".join(_lines(description, ""))
+
+
+def _lines(group: dict[str, Any], indent: str) -> list[str]:
+    width = max(map(len, group), default=0)
+    lines = []
+    for name, value in group.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{name}", *_lines(value, indent + "  ")]
+        else:
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+            lines.append(
+                f"{indent}{name:{width}}  {shown:,}" if type(shown) is int else f"{indent}{name:{width}}  {shown}"
+            )
+    return lines
+
+
+def _describe_checkpoint(path: Path) -> dict[str, Any]:
+    header = read_header(path)
+    return {
+        "file": str(path),
+        "format": "checkpoint",
+        **_model_fields(header.kind, header.config, header.shapes),
+        "provenance": dict(header.provenance),
+    }
+
+
+def _describe_pickle(path: Path) -> dict[str, Any]:
+    """The networks in the file, and the model that an import would make of it, or why it would not."""
+    description: dict[str, Any] = {"file": str(path), "format": "pickle", "networks": describe_networks(path)}
+    try:
+        model = read_model(path)
+    except CheckpointError as error:
+        return description | {"import": f"refused: {error}"}
+    shapes = {name: array.shape for name, array in model.tensors.items()}
+    return description | _model_fields(model.kind, model.config, shapes) | {"provenance": model.provenance()}
+
+
+def _describe_bundle(path: Path) -> dict[str, Any]:
+    bundle = Bundle.open(path)
+    manifest = bundle.manifest
+    return {
+        "file": str(path),
+        "format": "bundle",
+        "kind": bundle.kind,
+        "resolution": bundle.generator["resolution"],
+        "frame_rate": bundle.frame_rate,
+        "noise": manifest["noise"],
+        "parameters": _with_total(manifest.get("parameters", {})),
+        "graphs": {name: graph["precision"] for name, graph in manifest["graphs"].items()},
+        "transfers": sorted(manifest["transfers"]),
+        "engines": [engine.get("target", "unknown") for engine in manifest["engines"]],
+        "configuration": dict(manifest["model"]),
+        "provenance": dict(manifest["provenance"]),
+    }
+
+
+def _model_fields(kind: str, config: Config, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "resolution": config.model.generator.resolution,
+        "frame_rate": config.frame_rate,
+        "parameters": _with_total(parameters_by_part(shapes)),
+        "configuration": _used(kind, dataclasses.asdict(config.model)),
+    }
+
+
+def _with_total(counts: Mapping[str, int]) -> dict[str, int]:
+    return {**counts, "total": sum(counts.values())}
+
+
+def _used(kind: str, model: dict[str, Any]) -> dict[str, Any]:
+    """The part of a configuration that a model of this kind has a use for."""
+    if kind in ("image", "transfer"):
+        return {"generator": model["generator"]}
+    if kind == "inversion":
+        return {"generator": model["generator"], "encoder": model["encoder"]}
+    return model
