@@ -59,11 +59,16 @@ def _lines(group: dict[str, Any], indent: str) -> list[str]:
         if isinstance(value, dict):
             lines += [f"{indent}{name}", *_lines(value, indent + "  ")]
         else:
-            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-            lines.append(
-                f"{indent}{name:{width}}  {shown:,}" if type(shown) is int else f"{indent}{name:{width}}  {shown}"
-            )
+            lines.append(f"{indent}{name:{width}}  {_shown(value)}")
     return lines
+
+
+def _shown(value: Any) -> str:
+    if value is None or value == []:
+        return "-"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return f"{value:,}" if type(value) is int else str(value)
 
 
 def _describe_checkpoint(path: Path) -> dict[str, Any]:

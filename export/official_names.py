@@ -55,7 +55,7 @@ def _at(part: str, entries: Iterable[Entry]) -> dict[Place, Entry]:
 def computed_tensors(kind: str, config: ModelConfig, frequencies: Array | None) -> dict[Place, Array]:
     """Tensors of theirs that follow from the configuration, so that ours have none: filters and scales of phases."""
     taps = np.array([1, 3, 3, 1], np.float32)
-    fir = np.outer(taps, taps) / 64
+    fir = (np.outer(taps, taps) / 64).astype(np.float32)
     tensors: dict[Place, Array] = {}
     if kind != "inversion":
         for resolution, layers in _synthesis_layers(config.generator):

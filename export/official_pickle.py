@@ -33,7 +33,7 @@ Array = npt.NDArray[Any]
 
 STORAGE_MAGIC = 0x1950A86A20F9469CFC6C
 STORAGE_PROTOCOL = 1001
-STORAGE_TYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
+STORAGE_TYPES: dict[str, np.dtype[Any]] = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
 SCALAR_TYPES = ("f4", "f8", "i4", "i8", "u1", "b1")
 MOST_DIMENSIONS = 8
 NETWORK = Global("torch_utils.persistence", "_reconstruct_persistent_obj")

@@ -306,11 +306,11 @@ def _shown(value: Any) -> str:
     return f"a value of type {type(value).__name__}"
 
 
-def _pushing(value: Callable[[], Any]) -> Callable[[Machine, Any], None]:
+def _pushing(value: Callable[[], Any]) -> Action:
     return lambda machine, _: machine._stack.append(value())
 
 
-def _tuple(count: int) -> Callable[[Machine, Any], None]:
+def _tuple(count: int) -> Action:
     return lambda machine, _: machine._push(machine._take(count))
 
 
@@ -332,7 +332,7 @@ SIZED: dict[str, tuple[Callable[[Machine, int], Any], int]] = {
 }
 
 # What each instruction does, with its argument. Those that are not here are refused: INST, OBJ, EXT1, PERSID ...
-Action = Callable[[Machine, Any], None]
+Action = Callable[[Machine, Any], object]
 ACTIONS: dict[str, Action] = {
     **dict.fromkeys(("PROTO", "FRAME"), lambda machine, _: None),
     **dict.fromkeys(

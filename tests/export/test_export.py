@@ -113,27 +113,17 @@ def test_manifest_and_report_tell_what_was_measured(small_bundle):
     assert np.allclose(latents[:, :8], manifest["probes"]["w"], atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        [
-            "model.input_residual=false",
-            "model.encoder.temporal_blocks=bottleneck",
-            "model.encoder.normalize_residual=false",
-            "model.generator.use_noise=false",
-            "model.generator.conv_clamp=2",
-            "model.generator.resolution=32",
-        ],
-        [
-            "model.motion.style_sees_content=false",
-            "model.encoder.pca_components=4",
-            "model.encoder.depths=[2,1]",
-            "model.motion.kernel_size=5",
-            "model.motion.anchor_distance=3",
-        ],
-    ],
-)
-def test_other_configurations_export_and_verify(small_config, exported, overrides):
+def test_another_configuration_exports_and_verifies(small_config, exported):
+    overrides = [
+        "model.input_residual=false",
+        "model.encoder.temporal_blocks=bottleneck",
+        "model.encoder.normalize_residual=false",
+        "model.generator.use_noise=false",
+        "model.generator.conv_clamp=2",
+        "model.generator.resolution=32",
+        "model.motion.style_sees_content=false",
+        "model.motion.anchor_distance=3",
+    ]
     config = with_overrides(small_config, overrides)
     model = initialize(config, seed=2)
     with Rollout.open(exported(model, config), seed=4) as rollout:
