@@ -20,7 +20,7 @@ from styleinv.export.official_config import generator_config, image_config, inve
 from styleinv.export.official_names import FREQUENCIES, Place, computed_tensors, tensor_table
 from styleinv.export.official_pickle import NETWORK, read_official
 from styleinv.export.official_settings import Network, as_network
-from styleinv.export.pickle_reader import Instance
+from styleinv.export.pickle_values import Instance
 from styleinv.runtime.bundle import file_sha256
 from styleinv.runtime.errors import CheckpointError, ConfigError
 from styleinv.training.checkpoint_file import write_file

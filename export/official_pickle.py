@@ -17,17 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from styleinv.export.pickle_reader import (
-    Budget,
-    Builder,
-    Global,
-    Instance,
-    LongText,
-    Machine,
-    MalformedError,
-    checked_key,
-    read_pickle,
-)
+from styleinv.export.pickle_machine import Machine, checked_key
+from styleinv.export.pickle_reader import read_pickle
+from styleinv.export.pickle_values import Budget, Builder, Global, Instance, LongText, MalformedError
 
 Array = npt.NDArray[Any]
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from styleinv.export.official_pickle import NETWORK
-from styleinv.export.pickle_reader import Instance
+from styleinv.export.pickle_values import Instance
 from styleinv.runtime.errors import CheckpointError
 
 MOST_SETTINGS = 20_000  # values of one network's settings; modules and tensors of one network

@@ -7,7 +7,7 @@ import pytest
 
 from styleinv.export.official_config import generator_config, image_config, inversion_config, styleinv_config
 from styleinv.export.official_settings import Network
-from styleinv.export.pickle_reader import Global, Instance
+from styleinv.export.pickle_values import Global, Instance
 from styleinv.runtime.errors import CheckpointError
 from styleinv.training.config import EncoderConfig, GeneratorConfig, ModelConfig, MotionConfig
 

@@ -152,6 +152,7 @@ def hostile_files(folder: Path, sound: bytes, damaged_models: dict[str, bytes]) 
         "settings that hold themselves": _network(b"}\x94" + text("a") + b"h\x00s"),
         "settings nested 100,000 deep": _network(b"]" + b"\x85" * 100_000),
         "a key nested 100,000 deep": b"\x80\x04})" + b"\x85" * 100_000 + b"Ns.",
+        "fifty thousand keys that collide": b"\x80\x04}(" + _colliding_keys(50_000) + b"u.",
         "a network in itself": b"\x80\x04}" + text("G") + _network_value(b"N", modules=b"}\x94" + text("m") + b"h\x00s")
         + b"s.",
         "five million instructions": b"\x80\x04" + b"N0" * 2_500_000 + b".",
@@ -191,6 +192,11 @@ def hostile_files(folder: Path, sound: bytes, damaged_models: dict[str, bytes]) 
     paths["a folder"] = folder
     paths["nothing"] = folder / "nothing.pkl"
     return paths
+
+
+def _colliding_keys(count: int) -> bytes:
+    """Keys of one hash, and values: a dictionary of them takes quadratic time."""
+    return b"".join(b"\x8a\x0b" + (index * (2**61 - 1)).to_bytes(11, "little") + b"N" for index in range(count))
 
 
 def _network_value(keywords: bytes, modules: bytes = b"}") -> bytes:

@@ -19,7 +19,8 @@ import torch
 from styleinv.export.official import official_tensors
 from styleinv.export.official_pickle import official_builders
 from styleinv.export.official_settings import as_network
-from styleinv.export.pickle_reader import Budget, Machine
+from styleinv.export.pickle_machine import Machine
+from styleinv.export.pickle_values import Budget
 
 SOURCE = "raise RuntimeError('the source text inside a checkpoint must never be executed')"
 BUFFERS = {
@@ -137,7 +138,7 @@ def fill_layout(folder: Path, path: Path) -> Path:
         shutil.copyfileobj(packed, unpacked)
     content = np.memmap(path, np.uint8, "r+")
     budget = Budget(data=len(content))
-    with mock.patch("styleinv.export.pickle_reader.LARGE", 0):  # so that even scalars are views
+    with mock.patch("styleinv.export.pickle_machine.LARGE", 0):  # so that even scalars are views
         file = Machine(memoryview(content), official_builders(budget), budget).run()
     layout = json.loads((folder / "state_dict.json").read_text())
     with np.load(folder / "constants.npz") as constants:
