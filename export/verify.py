@@ -5,7 +5,7 @@ Shapes: B batch, T frames, R resolution.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,9 +96,22 @@ def reference_frames(model: nn.Module, noise: str, seed: int, ts: Sequence[float
     anchors = model.motion.anchors_needed(max(ts))
     size = model.motion.noise_dim
     motion_noise = np.stack([standard_normal(seed, MOTION_DOMAIN, anchor, size) for anchor in range(anchors)])
-    t = torch.tensor([list(ts)], dtype=torch.float64)
-    frames = model(z, torch.from_numpy(motion_noise)[None], t, noise=noise, label=label)
-    return to_uint8(frames[0]).numpy()
+    w0 = mapping(z, label=label)
+    v = model.motion(torch.from_numpy(motion_noise)[None], torch.tensor([list(ts)], dtype=torch.float64))[0]
+    frames = clip_frames(model, w0, generator.synthesis(w0, noise), v, noise)
+    return np.concatenate([to_uint8(image).numpy() for _, _, image in frames])
+
+
+def clip_frames(
+    model: StyleInV, w0: torch.Tensor, x0: torch.Tensor, v: torch.Tensor, noise: str
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Temporal style [1, S], latent [1, W] and image [1, 3, R, R] of each time code of [T, V], one at a time: at 1024
+    pixels a batch would take gigabytes."""
+    content = model.content(x0)
+    for time_code in v.to(w0.dtype):
+        style = model.style(w0, time_code[None])
+        w = model.latent(content, w0, style)
+        yield style, w, model.generator.synthesis(w, noise)
 
 
 def frame_indices(model: nn.Module) -> list[float]:

@@ -62,15 +62,7 @@ def export_bundle(
         raise BundleError(f"noise: found {noise!r}, expected one of {', '.join(NOISE_MODES)}")
     import_onnxruntime()  # verification needs it: better said now than after the export
     with _replacing_folder(out) as folder:
-        models = _export_graphs(checkpoint, additions, noise, progress)
-        for transfer, own_models in models.items():
-            _folder_of(transfer, folder).mkdir(parents=True, exist_ok=True)
-            write_models(own_models, _folder_of(transfer, folder))
-        if isinstance(checkpoint.model, StyleInV):
-            (folder / MOTION_FILE).write_bytes(save(motion_tensors(checkpoint.model)))
-        manifest = _manifest(checkpoint, additions, noise, folder, models)
-        write_manifest(folder, manifest)
-
+        manifest = write_bundle(checkpoint, folder, additions, noise=noise, progress=progress)
         comparisons = verify(folder, checkpoint.model, checkpoint.config, noise, additions)
         manifest["verification"] = {item.what: item.error for item in comparisons}
         if checkpoint.kind != "inversion":
@@ -79,6 +71,25 @@ def export_bundle(
         write_manifest(folder, manifest)
         Bundle.open(folder)
     return comparisons
+
+
+def write_bundle(
+    checkpoint: Checkpoint, folder: Path, additions: Additions | None = None, *, noise: str, progress: bool = False
+) -> dict[str, Any]:
+    """Write graphs, weights, motion network and manifest into an empty folder: a bundle that plays, not yet verified.
+
+    Returns the manifest. Users want `export_bundle`.
+    """
+    additions = additions or Additions()
+    models = _export_graphs(checkpoint, additions, noise, progress)
+    for transfer, own_models in models.items():
+        _folder_of(transfer, folder).mkdir(parents=True, exist_ok=True)
+        write_models(own_models, _folder_of(transfer, folder))
+    if isinstance(checkpoint.model, StyleInV):
+        (folder / MOTION_FILE).write_bytes(save(motion_tensors(checkpoint.model)))
+    manifest = _manifest(checkpoint, additions, noise, folder, models)
+    write_manifest(folder, manifest)
+    return manifest
 
 
 def motion_tensors(model: StyleInV) -> dict[str, np.ndarray]:
