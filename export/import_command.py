@@ -10,6 +10,10 @@ from styleinv.export.official import read_model, write_checkpoint
 from styleinv.runtime.errors import CheckpointError
 from styleinv.training.checkpoint_file import parameters_by_part
 
+DESCRIPTION = """\
+Turn a pickle of StyleInV, of its pSp encoder or of StyleGAN2-ADA into a checkpoint of this package.
+The pickle is read as data: nothing in it is executed, whoever made it.
+"""
 EXAMPLES = """\
 examples:
   styleinv import network-snapshot.pkl --out model.safetensors
@@ -25,8 +29,7 @@ def main(argv: list[str]) -> int:
     """Import one file."""
     parser = argparse.ArgumentParser(
         prog="styleinv import",
-        description="Turn a pickle of StyleInV, of its pSp encoder or of StyleGAN2-ADA into a checkpoint of this "
-        "package. The pickle is read as data: nothing in it is executed, whoever made it.",
+        description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

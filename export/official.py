@@ -64,11 +64,10 @@ def read_model(path: str | Path, *, network: str | None = None, transfer: bool =
         compute; tensors that are missing, left over, of another shape or not finite are listed together.
     """
     path = Path(path)
+    file = read_official(path)
     try:
-        return _read_model(path, read_official(path), network, transfer)
-    except CheckpointError as error:
-        raise error if str(error).startswith(str(path)) else CheckpointError(f"{path}: {error}") from None
-    except ConfigError as error:
+        return _read_model(path, file, network, transfer)
+    except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{path}: {error}") from None
 
 
@@ -77,28 +76,26 @@ def _read_model(path: Path, file: Any, network: str | None, transfer: bool) -> O
         raise CheckpointError(f"found a value of type {type(file).__name__}, expected a dictionary of networks")
     if network is not None and network not in file:
         raise CheckpointError(f"found the networks {_listed(file)}, expected {network}")
-    chosen = network or next((name for name in (*MOTION_NETWORKS, "pSp", *PICTURE_NETWORKS) if file.get(name)), None)
+    chosen = network or _first(file, *MOTION_NETWORKS, "pSp", *PICTURE_NETWORKS)
     if chosen is None:
         raise CheckpointError(f"found the networks {_listed(file)}, expected SI_ema, SI, pSp, G_ema or G")
     main = as_network(file[chosen], chosen)
     if transfer and main.class_name in ("StyleInV", "pSp"):
         raise CheckpointError(f"{chosen}: found a {main.class_name}, expected a Generator for style transfer")
     if main.class_name == "StyleInV":
-        picture = next((name for name in reversed(PICTURE_NETWORKS) if file.get(name)), "G")
+        picture = _first(file, "G", "G_ema") or "G"
         networks = {"G": as_network(file.get(picture), picture), "SI": main}
         parts = {"G": picture, "SI": chosen}
         kind, config = "styleinv", styleinv_config(main, generator_config(networks["G"], picture), chosen)
     elif main.class_name == "pSp":
         networks, parts, kind = {"pSp": main}, {"pSp": chosen}, "inversion"
-        inverted = generator_config(as_network(file["G"], "G"), "G") if file.get("G") else None
+        inverted = generator_config(as_network(file["G"], "G"), "G") if _first(file, "G") else None
         config = inversion_config(main, inverted, chosen)
     elif main.class_name == "Generator":
         networks, parts, kind = {"G": main}, {"G": chosen}, "transfer" if transfer else "image"
         config = image_config(main, chosen)
     else:
-        raise CheckpointError(
-            f"{chosen}: found a network of class {main.class_name}, expected Generator, StyleInV, pSp"
-        )
+        raise CheckpointError(f"{chosen}: found the class {main.class_name}, expected Generator, StyleInV or pSp")
     return OfficialModel(path, kind, config, _renamed(kind, config, networks), parts)
 
 
@@ -171,6 +168,11 @@ def _problems(place: Place, array: Array | None, shape: tuple[int, ...]) -> list
 def _differs(array: Array, expected: Array) -> bool:
     """Whether a tensor is not the one that the settings ask for. All zero it may be: some files show a layout only."""
     return bool(array.any()) and not np.allclose(array, expected, rtol=COMPUTED_TOLERANCE, atol=0)
+
+
+def _first(file: Mapping[Any, Any], *names: str) -> str | None:
+    """The first of these names that has a value."""
+    return next((name for name in names if file.get(name) is not None), None)
 
 
 def _listed(file: Mapping[Any, Any]) -> str:

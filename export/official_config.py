@@ -35,6 +35,7 @@ DEPTHS = {50: (3, 4, 14, 3), 100: (3, 13, 30, 3), 152: (3, 8, 36, 3)}  # bottlen
 MOST_LAYERS = 64
 ENCODER_WIDTH = 512  # of the last stage, and of the encoder's output
 TEMPORAL_BLOCKS = {"block": "stage", "bottleneck": "bottleneck"}  # their adain_mode, our temporal_blocks
+SHORTEST_CLIP = 4  # frames
 JOIN_RESOLUTION = 16  # of the clips' discriminator
 
 
@@ -118,9 +119,9 @@ def styleinv_config(network: Network, generator: GeneratorConfig, where: str) ->
         skip_encoder=skip_encoder,
         recovered_motion_dim=mapping.whole("motion_dim") if recovers else 0,
     )
-    clip_length = settings.whole("clip_len", 128, minimum=4)
-    max_span = mapping.group("sampling").whole("max_dist", clip_length, minimum=4)
-    stage = MotionStageConfig(clip_length=clip_length, max_span=min(max_span, clip_length))
+    clip_length = max(SHORTEST_CLIP, settings.whole("clip_len", 128))  # these two matter to fine-tuning only
+    max_span = mapping.group("sampling").whole("max_dist", clip_length)
+    stage = MotionStageConfig(clip_length=clip_length, max_span=max(SHORTEST_CLIP, min(max_span, clip_length)))
     return _config(model, frame_rate=settings.number("fps", 30.0), motion=stage)
 
 

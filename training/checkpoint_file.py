@@ -115,7 +115,8 @@ def opened(path: Path, framework: str = "np") -> Iterator[Any]:
         with safe_open(path, framework=framework) as file:
             yield file
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error
+        hint = "; `styleinv import` turns a pickle into one" if path.suffix == ".pkl" else ""
+        raise CheckpointError(f"{path}: not a readable safetensors file: {error}{hint}") from error
 
 
 @contextlib.contextmanager

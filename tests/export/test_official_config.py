@@ -82,6 +82,12 @@ def test_an_older_whole_model_takes_the_authors_defaults():
     assert (config.frame_rate, config.motion.clip_length, config.motion.max_span) == (30.0, 128, 128)
 
 
+def test_spans_of_training_never_keep_a_model_out():
+    short = styleinv(changed("sampling", {"max_dist": 1}), clip_len=2)
+    config = styleinv_config(short, generator_config(generator(), "G"), "SI")
+    assert (config.motion.clip_length, config.motion.max_span) == (4, 4)
+
+
 def test_absent_keywords_are_those_of_the_constructors():
     network = made("StyleInV", ("none", MAPPING, {}), {}, {"encoder": encoder_module(num_layers=50, mode="ir_se")})
     found = model(network)

@@ -180,6 +180,7 @@ def hostile_files(folder: Path, sound: bytes, damaged_models: dict[str, bytes]) 
         "safetensors": struct.pack("<Q", 2) + b"{}",
         "a list": pickle.dumps([1, 2, 3], 4),
         "no networks": pickle.dumps({"G": None, "D": 3}, 4),
+        "a network that is a tensor": with_storage(legacy_storage(torch.zeros(4))),
         "a network that is a text": pickle.dumps({"G_ema": "text"}, 4),
         **{f"truncated at {tenth} tenths": sound[: len(sound) * tenth // 10] for tenth in range(1, 10)},
         "truncated by one byte": sound[:-1],
