@@ -9,6 +9,8 @@ import pytest
 from hostile_files import CALLS, hostile_files
 from official_files import generator_settings, network, official_file, write_pickle
 
+from styleinv.export.official import read_model
+from styleinv.runtime.errors import CheckpointError
 from styleinv.training.config import Config, DiscriminatorConfig, GeneratorConfig, ModelConfig
 from styleinv.training.model import build_generator
 
@@ -199,3 +201,25 @@ def test_the_message_names_what_was_found(results, name):
 
 def test_names_are_those_of_the_files(results):
     assert set(names()) <= set(results[0])
+
+
+def test_damage_anywhere_is_an_error_of_ours_or_harmless(tmp_path):
+    """Bytes changed, cut out or repeated at random, most of them where the structure is."""
+    path = write_pickle(tmp_path / "m.pkl", lambda foreign: official_file("image", CONFIG, arrays(), foreign))
+    sound, draws = path.read_bytes(), np.random.default_rng(7)
+    refused = 0
+    for _ in range(300):
+        content = bytearray(sound)
+        for _ in range(draws.integers(1, 5)):
+            start = int(draws.choice([0, len(content) - 3000, draws.integers(len(content))]))
+            place = min(start + int(draws.integers(3000)), len(content) - 1)
+            length = int(draws.integers(20))
+            edits = [content[:length], b"", bytes([draws.integers(256)])]
+            content[place : place + length] = edits[draws.integers(3)]
+        path.write_bytes(content)
+        try:
+            read_model(path)
+        except CheckpointError as error:
+            refused += 1
+            assert str(path) in str(error)
+    assert refused > 200
