@@ -34,7 +34,7 @@ MARKERS = ("typing.Any", "builtins.dict", "builtins.list", "builtins.int")  # ty
 TORCH_MODULES = (
     "container.Sequential", "container.ModuleList", "conv.Conv2d", "batchnorm.BatchNorm2d", "linear.Linear",
     "instancenorm.InstanceNorm2d", "activation.PReLU", "activation.ReLU", "activation.Sigmoid", "activation.LeakyReLU",
-    "pooling.AdaptiveAvgPool2d", "pooling.MaxPool2d",
+    "pooling.AdaptiveAvgPool2d", "pooling.MaxPool2d", "sparse.Embedding",  # the last one in discriminators of clips
 )  # fmt: skip
 SETTINGS = (
     "dictconfig.DictConfig", "listconfig.ListConfig", "base.ContainerMetadata", "base.Metadata", "nodes.AnyNode",
@@ -71,7 +71,7 @@ def official_builders(budget: Budget) -> dict[Global, Builder]:
         *(f"omegaconf.{name}" for name in SETTINGS),
     ]
     builders |= {_global(name): _instance(_global(name)) for name in instances}
-    builders |= {_global(name): _refuse_call for name in MARKERS}
+    builders |= {_global(name): _refuse_call for name in (*MARKERS, "builtins.long")}  # Python 2's name of int
     for kind, builder in list(builders.items()):
         for module in OLD_SPELLINGS.get(kind.module, ()):
             builders[Global(module, kind.name)] = builder

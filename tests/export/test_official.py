@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from hostile_files import legacy_storage, text, with_storage
-from official_files import official_file, write_pickle
+from official_files import network, official_file, write_pickle
 
 from styleinv.export.import_command import main as import_command
-from styleinv.export.official import official_tensors, read_model, write_checkpoint
+from styleinv.export.official import describe_networks, official_tensors, read_model, write_checkpoint
 from styleinv.export.official_names import computed_tensors, tensor_table
 from styleinv.export.official_pickle import read_official
 from styleinv.runtime.errors import CheckpointError
@@ -221,6 +221,26 @@ def test_the_moving_average_is_taken_unless_another_network_is_named(tmp_path):
     np.testing.assert_array_equal(read_model(path, network="G").tensors[name], second[name])
     with pytest.raises(CheckpointError, match="found the networks G, G_ema, expected SI"):
         read_model(path, network="SI")
+
+
+def test_what_training_left_in_a_file_is_read_and_left_out(tmp_path):
+    config = whole_config(ModelConfig(generator=SMALL))
+    arrays = random_arrays("image", config)
+
+    def build(foreign):
+        discriminator = network(
+            "DiscriminatorFFC", {"b4.fc.weight": torch.zeros(2, 2)}, keywords={"cfg": foreign.omega({})}
+        )
+        discriminator.entry["state"]["_modules"]["const_embed"] = torch.nn.Embedding(5, 3)
+        pipe = network("AugmentPipe", {"p": torch.ones(())}, keywords=foreign.EasyDict(xflip=1))
+        leftovers = {"training_set_kwargs": foreign.EasyDict(path="sky", size=[64, 64]), "D": discriminator}
+        return {**leftovers, "augment_pipe": pipe, **official_file("image", config, arrays, foreign)}
+
+    path = write_pickle(tmp_path / "m.pkl", build)
+    assert read_model(path).tensors.keys() == arrays.keys()
+    assert describe_networks(path)["D"] == {"class": "DiscriminatorFFC", "numbers": 19}
+    with pytest.raises(CheckpointError, match="found the class DiscriminatorFFC, expected Generator, StyleInV or pSp"):
+        read_model(path, network="D")
 
 
 def test_parts_that_share_a_storage_areread(tmp_path):

@@ -40,7 +40,8 @@ def test_version(capsys):
 
 
 def test_commands_are_strings_into_our_rooms():
-    assert cli.COMMANDS.keys() == {"stream", "animate", "train", "init", "export", "demo"}
+    expected = {"stream", "animate", "train", "init", "import", "inspect", "export", "verify", "demo"}
+    assert expected == cli.COMMANDS.keys()
     rooms = [["styleinv", room] for room in ("training", "export", "runtime", "kernels")]
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     for target, needed, text in cli.COMMANDS.values():

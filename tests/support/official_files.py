@@ -9,6 +9,7 @@ import pickle
 import shutil
 import sys
 import types
+import typing
 import zlib
 from pathlib import Path
 from unittest import mock
@@ -106,6 +107,7 @@ def _omega(value, modules):
             {k: _omega(v, modules) for k, v in value.items()},
         )
         node.__dict__.update(_metadata=modules["omegaconf.base"].ContainerMetadata(), _parent=None, _content=attributes)
+        node._metadata.__dict__.update(ref_type=typing.Any, object_type=dict, key_type=int, flags={"struct": False})
     elif isinstance(value, list):
         node = modules["omegaconf.listconfig"].ListConfig()
         node.__dict__.update(_parent=None, _content=[_omega(item, modules) for item in value])
