@@ -46,7 +46,7 @@ TINY64 = Config(
         r1_interval=4,
         path_length_interval=0,
         style_mixing=0.0,
-        ema_images=300,
+        ema_images=1000,
         ema_rampup=0.0,
         initial_contrast=0.1,
     ),
