@@ -49,7 +49,7 @@ def generator_config(network: Network, where: str) -> GeneratorConfig:
     mapping.require("activation", "lrelu", default="lrelu")
     synthesis.only(
         "channel_base", "channel_max", "num_fp16_res", "conv_clamp", "architecture", "resample_filter", "use_noise",
-        "activation", "kernel_size", "fp16_channels_last", "use_fp16",
+        "activation", "kernel_size", "fp16_channels_last",
     )  # fmt: skip
     synthesis.require("architecture", "skip", default="skip")
     synthesis.require("activation", "lrelu", default="lrelu")
@@ -106,7 +106,7 @@ def styleinv_config(network: Network, generator: GeneratorConfig, where: str) ->
     encoder = EncoderConfig()
     if not skip_encoder:
         encoder = _encoder_config(network.child("encoder", where), options, style_dim, f"{where}.encoder")
-    if skip_encoder and encoder_pca(options):
+    if skip_encoder and _pca_components(options):
         raise options.group("pca").error("use_pca", "false, where skip_encoder leaves the encoder out")
     if not skip_encoder and not encoder.pca_components and generator.w_dim != ENCODER_WIDTH:
         raise mapping.error("content_dim", f"{ENCODER_WIDTH}, which is what the encoder gives without a PCA head")
@@ -163,12 +163,12 @@ def _encoder_config(network: Network, options: Settings, style_dim: int, where: 
         modulation="convolution" if convolution else "adain",
         normalize_residual=encoder.flag("normalize_adain", False),
         lr_multiplier=encoder.number("lr_multiplier", 1.0),
-        pca_components=encoder_pca(options),
-        pca_scale=options.group("pca").number("pca_lambda") if encoder_pca(options) else EncoderConfig.pca_scale,
+        pca_components=_pca_components(options),
+        pca_scale=options.group("pca").number("pca_lambda") if _pca_components(options) else EncoderConfig.pca_scale,
     )
 
 
-def encoder_pca(options: Settings) -> int:
+def _pca_components(options: Settings) -> int:
     """Components of the PCA head, 0 where there is none."""
     pca = options.group("pca")
     return pca.whole("n_pca") if pca.flag("use_pca", False) else 0

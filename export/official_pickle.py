@@ -9,6 +9,7 @@ A tensor's data lies in a stream within the pickle, as torch.save wrote it befor
 
 from __future__ import annotations
 
+import codecs
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ STORAGE_PROTOCOL = 1001
 STORAGE_TYPES: dict[str, np.dtype[Any]] = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
 SCALAR_TYPES = ("f4", "f8", "i4", "i8", "u1", "b1")
 MOST_DIMENSIONS = 8
+PIECE = 1 << 20  # bytes of a long text that are decoded at a time
 NETWORK = Global("torch_utils.persistence", "_reconstruct_persistent_obj")
 
 MARKERS = ("typing.Any", "builtins.dict", "builtins.list", "builtins.int")  # types as values; nothing calls them
@@ -105,9 +107,14 @@ def _encode(text: Any, encoding: Any, budget: Budget) -> bytes:
     """Bytes as protocol 2 stores them: each as the character of that number."""
     if encoding != "latin1" or not isinstance(text, (str, LongText)):
         raise MalformedError("found _codecs.encode in an unknown form, expected a text and 'latin1'")
-    data = (text if isinstance(text, str) else str(text.data, "utf-8")).encode("latin1")
-    budget.spend(data=len(data))
-    return data
+    if isinstance(text, str):
+        budget.spend(data=len(text))
+        return text.encode("latin1")
+    budget.spend(data=len(text.data))
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    pieces = (text.data[start : start + PIECE] for start in range(0, len(text.data), PIECE))
+    # Piece by piece: one character outside latin1 would make four bytes of each of a whole long text's.
+    return b"".join(decoder.decode(piece).encode("latin1") for piece in pieces)
 
 
 def _scalar(kind: Any, data: Any) -> float | int | bool:

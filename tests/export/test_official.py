@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from hostile_files import legacy_storage, text, with_storage
-from official_files import network, official_file, write_pickle
+from official_files import SMALL_GENERATOR, SMALL_MOTION, network, official_file, write_pickle
 
 from styleinv.export.import_command import main as import_command
 from styleinv.export.official import describe_networks, official_tensors, read_model, write_checkpoint
@@ -22,15 +22,9 @@ from styleinv.training.config import (
     EncoderConfig,
     GeneratorConfig,
     ModelConfig,
-    MotionConfig,
     MotionStageConfig,
 )
 
-SMALL = GeneratorConfig(
-    resolution=32, z_dim=24, w_dim=512, mapping_layers=2, channel_base=256, channel_max=16, conv_clamp=None,
-    fp16_resolutions=0,
-)  # fmt: skip
-SMALL_MOTION = MotionConfig(noise_dim=12, code_dim=10, anchor_distance=16, frequencies=6, min_period=16, max_period=128)
 DEEP = EncoderConfig(temporal_blocks="bottleneck", modulation="convolution", lr_multiplier=0.5)
 
 GENERATORS = {
@@ -47,30 +41,34 @@ GENERATORS = {
     "half precision": {"conv_clamp": 256.0, "fp16_resolutions": 4},
 }
 MODELS = {
-    "usual": ModelConfig(SMALL, EncoderConfig(), SMALL_MOTION),
-    "average kept": ModelConfig(SMALL, EncoderConfig(), SMALL_MOTION, stores_latent_average=True),
-    "offsets from the average": ModelConfig(SMALL, EncoderConfig(normalize_residual=False), SMALL_MOTION, False),
-    "bottlenecks, convolutions": ModelConfig(SMALL, DEEP, SMALL_MOTION),
-    "bottlenecks": ModelConfig(SMALL, EncoderConfig(temporal_blocks="bottleneck"), SMALL_MOTION),
-    "convolutions": ModelConfig(SMALL, EncoderConfig(modulation="convolution"), SMALL_MOTION),
-    "principal components": ModelConfig(SMALL, EncoderConfig(pca_components=9, pca_scale=0.3), SMALL_MOTION),
-    "principal components, w of 40": ModelConfig(
-        dataclasses.replace(SMALL, w_dim=40), EncoderConfig(pca_components=9), SMALL_MOTION
+    "usual": ModelConfig(SMALL_GENERATOR, EncoderConfig(), SMALL_MOTION),
+    "average kept": ModelConfig(SMALL_GENERATOR, EncoderConfig(), SMALL_MOTION, stores_latent_average=True),
+    "offsets from the average": ModelConfig(
+        SMALL_GENERATOR, EncoderConfig(normalize_residual=False), SMALL_MOTION, False
     ),
-    "an even kernel": ModelConfig(SMALL, EncoderConfig(), dataclasses.replace(SMALL_MOTION, kernel_size=4)),
+    "bottlenecks, convolutions": ModelConfig(SMALL_GENERATOR, DEEP, SMALL_MOTION),
+    "bottlenecks": ModelConfig(SMALL_GENERATOR, EncoderConfig(temporal_blocks="bottleneck"), SMALL_MOTION),
+    "convolutions": ModelConfig(SMALL_GENERATOR, EncoderConfig(modulation="convolution"), SMALL_MOTION),
+    "principal components": ModelConfig(SMALL_GENERATOR, EncoderConfig(pca_components=9, pca_scale=0.3), SMALL_MOTION),
+    "principal components, w of 40": ModelConfig(
+        dataclasses.replace(SMALL_GENERATOR, w_dim=40), EncoderConfig(pca_components=9), SMALL_MOTION
+    ),
+    "an even kernel": ModelConfig(SMALL_GENERATOR, EncoderConfig(), dataclasses.replace(SMALL_MOTION, kernel_size=4)),
     "no content in the style": ModelConfig(
-        SMALL, EncoderConfig(), dataclasses.replace(SMALL_MOTION, style_sees_content=False, style_layers=3)
+        SMALL_GENERATOR, EncoderConfig(), dataclasses.replace(SMALL_MOTION, style_sees_content=False, style_layers=3)
     ),
     "not first frame aware": ModelConfig(
-        SMALL, EncoderConfig(), dataclasses.replace(SMALL_MOTION, first_frame_aware=False)
+        SMALL_GENERATOR, EncoderConfig(), dataclasses.replace(SMALL_MOTION, first_frame_aware=False)
     ),
-    "a small style": ModelConfig(SMALL, EncoderConfig(), dataclasses.replace(SMALL_MOTION, style_dim=20)),
+    "a small style": ModelConfig(SMALL_GENERATOR, EncoderConfig(), dataclasses.replace(SMALL_MOTION, style_dim=20)),
     "longest period first": ModelConfig(
-        SMALL, EncoderConfig(), dataclasses.replace(SMALL_MOTION, min_period=256, max_period=128)
+        SMALL_GENERATOR, EncoderConfig(), dataclasses.replace(SMALL_MOTION, min_period=256, max_period=128)
     ),
-    "motion recovered": ModelConfig(SMALL, EncoderConfig(), SMALL_MOTION, recovered_motion_dim=11),
-    "no encoder": ModelConfig(dataclasses.replace(SMALL, w_dim=40), EncoderConfig(), SMALL_MOTION, skip_encoder=True),
-}  # fmt: skip
+    "motion recovered": ModelConfig(SMALL_GENERATOR, EncoderConfig(), SMALL_MOTION, recovered_motion_dim=11),
+    "no encoder": ModelConfig(
+        dataclasses.replace(SMALL_GENERATOR, w_dim=40), EncoderConfig(), SMALL_MOTION, skip_encoder=True
+    ),
+}
 LARGE_FILES = (
     "bottlenecks, convolutions",
     "principal components, w of 40",
@@ -157,7 +155,7 @@ def assert_table_fits(kind, config):
 
 @pytest.mark.parametrize("name", GENERATORS)
 def test_image_models_come_in_and_go_back_bit_for_bit(name, tmp_path):
-    config = whole_config(ModelConfig(generator=dataclasses.replace(SMALL, **GENERATORS[name])))
+    config = whole_config(ModelConfig(generator=dataclasses.replace(SMALL_GENERATOR, **GENERATORS[name])))
     assert_round_trip(tmp_path / "image.pkl", "image", config, tmp_path)
 
 
@@ -211,7 +209,7 @@ def test_every_protocol_is_read(protocol, tmp_path):
 
 
 def test_the_moving_average_is_taken_unless_another_network_is_named(tmp_path):
-    config = whole_config(ModelConfig(generator=SMALL))
+    config = whole_config(ModelConfig(generator=SMALL_GENERATOR))
     first, second = random_arrays("image", config, 1), random_arrays("image", config, 2)
 
     def build(foreign):
@@ -227,7 +225,7 @@ def test_the_moving_average_is_taken_unless_another_network_is_named(tmp_path):
 
 
 def test_what_training_left_in_a_file_is_read_and_left_out(tmp_path):
-    config = whole_config(ModelConfig(generator=SMALL))
+    config = whole_config(ModelConfig(generator=SMALL_GENERATOR))
     arrays = random_arrays("image", config)
 
     def build(foreign):
@@ -247,7 +245,7 @@ def test_what_training_left_in_a_file_is_read_and_left_out(tmp_path):
 
 
 def test_parts_that_share_a_storage_are_read(tmp_path):
-    config = whole_config(ModelConfig(generator=SMALL))
+    config = whole_config(ModelConfig(generator=SMALL_GENERATOR))
     arrays = random_arrays("image", config)
 
     def build(foreign):
@@ -303,7 +301,7 @@ def test_values_are_what_ordinary_pickle_gives(tmp_path):
 
 
 def test_an_import_replaces_an_earlier_checkpoint_and_says_what_it_wrote(tmp_path, capsys):
-    config = whole_config(ModelConfig(generator=SMALL))
+    config = whole_config(ModelConfig(generator=SMALL_GENERATOR))
     arrays = random_arrays("image", config)
     path = write_pickle(tmp_path / "m.pkl", lambda foreign: official_file("image", config, arrays, foreign))
     out = tmp_path / "new" / "m.safetensors"
@@ -311,14 +309,14 @@ def test_an_import_replaces_an_earlier_checkpoint_and_says_what_it_wrote(tmp_pat
         assert import_command([str(path), "--out", str(out), "--transfer"]) == 0
         assert "kind transfer, 32x32" in capsys.readouterr().err
     header = read_header(out)
-    assert (header.kind, header.config.model.generator) == ("transfer", SMALL)
+    assert (header.kind, header.config.model.generator) == ("transfer", SMALL_GENERATOR)
     assert [file.name for file in out.parent.iterdir()] == ["m.safetensors"]
     with pytest.raises(CheckpointError, match=r"found the suffix '.pt', expected \.safetensors"):
         import_command([str(path), "--out", str(tmp_path / "m.pt")])
 
 
 def test_left_over_and_missing_tensors_are_listed_together(tmp_path):
-    config = whole_config(ModelConfig(generator=SMALL))
+    config = whole_config(ModelConfig(generator=SMALL_GENERATOR))
     arrays = random_arrays("image", config)
 
     def build(foreign):

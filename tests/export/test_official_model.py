@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from official_files import official_file, write_pickle
+from official_files import SMALL_GENERATOR, SMALL_MOTION, official_file, write_pickle
 from torch.nn import functional as F
 
 from styleinv.export.official import official_tensors, read_model, write_checkpoint
@@ -18,28 +18,23 @@ from styleinv.training.config import (
     Config,
     DiscriminatorConfig,
     EncoderConfig,
-    GeneratorConfig,
     ModelConfig,
-    MotionConfig,
     MotionStageConfig,
 )
 
-GENERATOR = GeneratorConfig(
-    resolution=32, z_dim=24, w_dim=512, mapping_layers=2, channel_base=256, channel_max=16, conv_clamp=None,
-    fp16_resolutions=0,
-)  # fmt: skip
-MOTION = MotionConfig(noise_dim=12, code_dim=10, anchor_distance=16, frequencies=6, min_period=16, max_period=128)
 MODELS = {
     "adain": ModelConfig(
-        GENERATOR,
+        SMALL_GENERATOR,
         EncoderConfig(normalize_residual=False, lr_multiplier=0.5),
-        dataclasses.replace(MOTION, style_dim=20, kernel_size=4),
+        dataclasses.replace(SMALL_MOTION, style_dim=20, kernel_size=4),
         input_residual=False,
     ),
     "convolutions": ModelConfig(
-        dataclasses.replace(GENERATOR, w_dim=40),
+        dataclasses.replace(SMALL_GENERATOR, w_dim=40),
         EncoderConfig(temporal_blocks="bottleneck", modulation="convolution", pca_components=9, pca_scale=0.3),
-        dataclasses.replace(MOTION, first_frame_aware=False, kernel_size=3, style_sees_content=False, min_period=256),
+        dataclasses.replace(
+            SMALL_MOTION, first_frame_aware=False, kernel_size=3, style_sees_content=False, min_period=256
+        ),
         stores_latent_average=True,
     ),
 }
@@ -215,7 +210,7 @@ def test_latents_are_those_of_the_authors_model(name, tmp_path):
     }
     authors = Authors(theirs, config.model)
     draws = torch.Generator().manual_seed(5)
-    noise = torch.randn(1, model.motion.anchors_needed(max(TIMES)) + 1, MOTION.noise_dim, generator=draws)
+    noise = torch.randn(1, model.motion.anchors_needed(max(TIMES)) + 1, SMALL_MOTION.noise_dim, generator=draws)
     w0 = torch.randn(1, config.model.generator.w_dim, generator=draws)
     x0 = torch.rand(1, 3, 32, 32, generator=draws) * 2 - 1
     with torch.no_grad():

@@ -161,6 +161,8 @@ def hostile_files(folder: Path, sound: bytes, damaged_models: dict[str, bytes]) 
         "a million nested tuples": b"\x80\x04)" + b"\x85" * 1_000_000 + b".",
         "the same data decoded again and again": b"\x80\x04X" + struct.pack("<I", 2_000_000) + b"a" * 2_000_000
         + b"\x940" + (text("_codecs") + text("encode") + b"\x93h\x00" + text("latin1") + b"\x86R") * 5000 + b".",
+        "a long text that is no data": b"\x80\x04" + text("_codecs") + text("encode") + b"\x93X"
+        + struct.pack("<I", 60_000_004) + b"a" * 60_000_000 + "\U0001f600".encode() + text("latin1") + b"\x86R.",
         "the same set made again and again": b"\x80\x04(" + b"".join(struct.pack("<BI", 0x4A, i) for i in range(50_000))
         + b"l\x940" + (text("builtins") + text("set") + b"\x93h\x00\x85R") * 5000 + b".",
         "a frame of 2^60 bytes and nothing": b"\x80\x04\x95" + struct.pack("<Q", 1 << 60),

@@ -22,7 +22,13 @@ from styleinv.export.official_pickle import official_builders
 from styleinv.export.official_settings import as_network
 from styleinv.export.pickle_machine import Machine
 from styleinv.export.pickle_values import Budget
+from styleinv.training.config import GeneratorConfig, MotionConfig
 
+SMALL_GENERATOR = GeneratorConfig(
+    resolution=32, z_dim=24, w_dim=512, mapping_layers=2, channel_base=256, channel_max=16, conv_clamp=None,
+    fp16_resolutions=0,
+)  # fmt: skip
+SMALL_MOTION = MotionConfig(noise_dim=12, code_dim=10, anchor_distance=16, frequencies=6, min_period=16, max_period=128)
 SOURCE = "raise RuntimeError('the source text inside a checkpoint must never be executed')"
 BUFFERS = {
     "w_avg", "noise_const", "resample_filter", "freqs", "phase_scales", "latent_avg", "pca_mul", "running_mean",
