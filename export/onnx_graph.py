@@ -31,7 +31,7 @@ def export_onnx(graph: Graph) -> onnx.ModelProto:
     batch = torch.export.Dim("batch", min=1)
     with _quiet():
         program = torch.onnx.export(
-            graph.module.eval(),
+            graph.build().eval(),
             tuple(graph.inputs.values()),
             dynamo=True,
             opset_version=OPSET,

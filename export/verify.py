@@ -52,7 +52,7 @@ def compare_graphs(
         for transfer, graph in bundle_graphs(model, additions, config, noise, batch, SEED):
             where = graph.name if transfer is None else f"transfers.{transfer}.{graph.name}"
             with torch.no_grad():
-                expected = graph.module(*graph.inputs.values())
+                expected = graph.reference(*graph.inputs.values())
             if isinstance(expected, torch.Tensor):
                 expected = (expected,)
             inputs = {name: tensor.numpy() for name, tensor in graph.inputs.items()}

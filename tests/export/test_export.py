@@ -185,7 +185,7 @@ def test_a_fixed_batch_is_refused():
         def forward(self, x):
             return x.reshape(2, -1) * 2
 
-    graph = Graph("frozen", Frozen(), {"x": torch.zeros(2, 4)}, ("y",))
+    graph = Graph("frozen", Frozen(), Frozen, {"x": torch.zeros(2, 4)}, ("y",))
     with pytest.raises((StyleInVError, torch.onnx.OnnxExporterError)):
         export_onnx(graph)
 

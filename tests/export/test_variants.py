@@ -98,7 +98,7 @@ def test_the_temporal_style_can_be_found_in_the_latent_graph(variant):
         inputs = {name: tensor.numpy() for name, tensor in graph.inputs.items()}
         w, style = session.run(["w", "style"], inputs)
         with torch.no_grad():
-            expected_w, expected_style = graph.module(*graph.inputs.values())
+            expected_w, expected_style = graph.reference(*graph.inputs.values())
             assert torch.equal(expected_style, model.style(graph.inputs["w0"], graph.inputs["v"]))
         assert style.shape == (batch, config.model.motion.style_dim or 12)
         assert np.abs(style - expected_style.numpy()).max() < 1e-5 * np.abs(style).max()
