@@ -17,12 +17,13 @@ from styleinv.export.graphs import Graph
 from styleinv.runtime.errors import StyleInVError
 
 OPSET = 20
+BFLOAT16_OPSET = 22  # the first whose convolutions take bfloat16
 WEIGHTS_FILE = "weights.bin"
 ALIGNMENT = 4096  # of each array in the weights file, so that it can be memory-mapped
 SMALLEST_EXTERNAL = 1024  # bytes; smaller arrays stay inside the graph
 
 
-def export_onnx(graph: Graph) -> onnx.ModelProto:
+def export_onnx(graph: Graph, opset: int = OPSET) -> onnx.ModelProto:
     """Export one graph with a dynamic batch; raises StyleInVError where the batch did not stay dynamic.
 
     The graph's `internal` values keep their names and, in `value_info`, their types: append one of those to
@@ -34,7 +35,7 @@ def export_onnx(graph: Graph) -> onnx.ModelProto:
             graph.build().eval(),
             tuple(graph.inputs.values()),
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             input_names=list(graph.inputs),
             output_names=[*graph.outputs, *graph.internal],
             dynamic_shapes=tuple({0: batch} for _ in graph.inputs),

@@ -2,6 +2,7 @@
 
     sky.bundle/   manifest.json   <graph>.onnx ...   weights.bin   motion.safetensors
                   transfers/<name>/synthesis.onnx   transfers/<name>/weights.bin
+                  <precision>/...                   the same graphs, computing in fp16 or bf16, where it has them
 
 The manifest carries the hash of every other file and a digest of itself, so damage is found when the bundle is
 opened and not after a night of strange frames. Hashes show integrity, not origin.
@@ -118,18 +119,29 @@ class Bundle:
         """Names of the styles it can also draw in: generators tuned for another style, of the same latents."""
         return tuple(sorted(self.manifest["transfers"]))
 
-    def graph(self, name: str, transfer: str | None = None) -> GraphSpec:
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """What it has graphs in: fp32, and fp16 or bf16 where they were exported, too."""
+        return ("fp32", *self.manifest.get("precisions", {}))
+
+    def graph(self, name: str, transfer: str | None = None, precision: str = "fp32") -> GraphSpec:
         """The graph of this name; with `transfer`, that transfer's own, of which there is `synthesis` alone.
 
-        Raises: BundleError where the bundle has no such graph or transfer, listing those there are.
+        Raises: BundleError where the bundle has no such graph, transfer or precision, listing those there are.
         """
-        graphs, field = self.manifest["graphs"], "graphs"
+        if precision not in self.precisions:
+            raise BundleError(
+                f"{self.path}: precisions: found {', '.join(self.precisions)}, expected {precision}: export again with "
+                f"`styleinv export MODEL --precision {precision} --out BUNDLE`"
+            )
+        entries = self.manifest if precision == "fp32" else self.manifest["precisions"][precision]
+        graphs, field = entries["graphs"], "graphs"
         if transfer is not None:
             if transfer not in self.transfers:
                 raise BundleError(
                     f"{self.path}: transfers: found {', '.join(self.transfers) or 'none'}, expected {transfer}"
                 )
-            graphs, field = {"synthesis": self.manifest["transfers"][transfer]["synthesis"]}, f"transfers.{transfer}"
+            graphs, field = {"synthesis": entries["transfers"][transfer]["synthesis"]}, f"transfers.{transfer}"
         if name not in graphs:
             raise BundleError(f"{self.path}: {field}: found {', '.join(sorted(graphs))}, expected {name}")
         entry = graphs[name]

@@ -32,6 +32,7 @@ GRAPHS: dict[str, dict[str, tuple[set[str], set[str]]]] = {
     },
     "inversion": {"inversion": ({"image"}, {"w0"})},
 }
+PRECISIONS = ("fp32", "fp16", "bf16")  # what graphs compute in; fp32 ones are always there, for every engine
 OPTIONAL_GRAPHS = {"styleinv": GRAPHS["inversion"], "image": GRAPHS["inversion"], "inversion": {}}
 
 
@@ -72,6 +73,7 @@ def check_manifest(manifest: object, bundle: str) -> None:
         _check(manifest["files"], {MOTION_FILE: FILE}, bundle, "files")
     _check_graphs(manifest, bundle)
     _check_transfers(manifest, bundle)
+    _check_precisions(manifest, bundle)
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,8 @@ def declared_files(manifest: Mapping[str, Any]) -> Iterator[DeclaredFile]:
     """Every file that a checked manifest speaks of, those of engines and transfers included."""
     for name, entry in manifest["files"].items():
         yield DeclaredFile(f"files.{name}", name, entry["sha256"], entry["bytes"])
-    for part in ("graphs", "engines", "transfers"):
-        yield from _files_below(manifest[part], part)
+    for part in ("graphs", "engines", "transfers", "precisions"):
+        yield from _files_below(manifest.get(part), part)
 
 
 def _files_below(value: Any, field: str) -> Iterator[DeclaredFile]:
@@ -147,8 +149,18 @@ SHAPE = Rule(
 )
 ARRAYS = Each({"dtype": _one_of("float32", "float16", "uint8", "int64"), "shape": SHAPE})
 FILE = {"sha256": SHA256, "bytes": SIZE}
-GRAPH = {"file": TEXT, "sha256": SHA256, "precision": TEXT, "inputs": ARRAYS, "outputs": ARRAYS}
-TRANSFER = {"synthesis": GRAPH, "weights": {"file": TEXT, **FILE}}
+WEIGHTS = {"file": TEXT, **FILE}
+COUNT_OR_NOTHING = Rule("a whole number of at least 1", lambda value: value is None or COUNT.holds(value))
+GRAPH = {
+    "file": TEXT,
+    "sha256": SHA256,
+    "precision": _one_of(*PRECISIONS),
+    "inputs": ARRAYS,
+    "outputs": ARRAYS,
+    "macs": COUNT_OR_NOTHING,  # multiplications and additions of one run at batch 1; nothing in older bundles
+}
+TRANSFER = {"synthesis": GRAPH, "weights": WEIGHTS}
+PRECISION = {"graphs": Each(GRAPH), "weights": WEIGHTS, "transfers": Each(TRANSFER)}
 TRANSFER_NAME = Rule(
     "a name of letters, digits, - and _, at most 100 of them",
     lambda value: isinstance(value, str) and re.fullmatch("[A-Za-z0-9_-]{1,100}", value) is not None,
@@ -179,6 +191,7 @@ MANIFEST = {
     "provenance": OBJECT,
     "verification": OBJECT,
     "probes": OBJECT,
+    "precisions": Rule("an object", lambda value: value is None or isinstance(value, dict)),  # nothing: fp32 alone
 }
 
 
@@ -236,6 +249,31 @@ def _check_transfers(manifest: Mapping[str, Any], bundle: str) -> None:
                     f"{bundle}: transfers.{name}.synthesis.{arrays}: found {_shown(found)}, "
                     f"expected those of graphs.synthesis, {_shown(expected)}"
                 )
+
+
+def _check_precisions(manifest: Mapping[str, Any], bundle: str) -> None:
+    """The same graphs in another precision stand in for those in fp32, so they take and give the same arrays."""
+    for precision, entry in manifest.get("precisions", {}).items():
+        field = f"precisions.{precision}"
+        _check(precision, _one_of(*PRECISIONS[1:]), bundle, "precisions")
+        _check(entry, PRECISION, bundle, field)
+        for part in ("graphs", "transfers"):
+            if entry[part].keys() != manifest[part].keys():
+                raise BundleError(
+                    f"{bundle}: {field}.{part}: found {_listed(entry[part])}, expected {_listed(manifest[part])}"
+                )
+        pairs = [(f"graphs.{name}", entry["graphs"][name], manifest["graphs"][name]) for name in entry["graphs"]]
+        pairs += [
+            (f"transfers.{name}.synthesis", entry["transfers"][name]["synthesis"], manifest["graphs"]["synthesis"])
+            for name in entry["transfers"]
+        ]
+        for where, found, expected in pairs:
+            for arrays in ("inputs", "outputs"):
+                if found[arrays] != expected[arrays]:
+                    raise BundleError(
+                        f"{bundle}: {field}.{where}.{arrays}: found {_shown(found[arrays])}, "
+                        f"expected those in fp32, {_shown(expected[arrays])}"
+                    )
 
 
 def _listed(names: Any) -> str:
