@@ -86,5 +86,9 @@ def modulate(normalized: Tensor, gamma_beta: Tensor) -> Tensor:
 
 
 def to_uint8(image: Tensor) -> Tensor:
-    """Pictures in about [-1, 1], [B, 3, H, W], to RGB bytes [B, H, W, 3]: floor(clamp(x * 127.5 + 128, 0, 255))."""
-    return (image * 127.5 + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    """Pictures in about [-1, 1], [B, 3, H, W], to RGB bytes [B, H, W, 3]: floor(clamp(x * 127.5 + 128, 0, 255)).
+
+    The cast comes last because TensorRT has bytes as outputs of a graph only.
+    """
+    pixels = image.permute(0, 2, 3, 1).contiguous()
+    return (pixels * 127.5 + 128).clamp(0, 255).to(torch.uint8)

@@ -37,14 +37,16 @@ examples:
 def main(argv: list[str]) -> int:
     """Runs `styleinv animate`; returns the exit status. Raises StyleInVError where bundle, picture or target is bad."""
     arguments = _parsed(argv)
-    bundle = Bundle.open(arguments.bundle)
+    bundle = Bundle.open(arguments.bundle, verify_hashes=not arguments.no_verify_hash)
     if bundle.kind != "styleinv":
         raise BundleError(
             f"{arguments.bundle}: kind: found {bundle.kind}, expected styleinv: only a model of clips has motion"
         )
     fps = arguments.fps or bundle.frame_rate
     picture = fit_picture(read_picture(arguments.picture), bundle.generator["resolution"])
-    with Sessions(bundle, engine=arguments.engine, threads=arguments.threads) as sessions:
+    with Sessions(
+        bundle, engine=arguments.engine, precision=arguments.precision, threads=arguments.threads
+    ) as sessions:
         w0 = invert(sessions, as_image(picture))
         rollout = Rollout(sessions, arguments.seed, w0=w0, transfer=arguments.transfer)
         print(f"{arguments.bundle}: playing on {rollout.engine}", file=sys.stderr)

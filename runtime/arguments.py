@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 
+from styleinv.runtime.manifest import PRECISIONS
 from styleinv.runtime.motion import LARGEST_FRAME_INDEX
 from styleinv.runtime.sessions import ENGINES
 
@@ -46,6 +47,18 @@ def add_playing(parser: argparse.ArgumentParser) -> None:
     )
     add("--speed", type=positive, default=1.0, metavar="X", help="0.5 is slow motion, 2 is twice as fast (default 1)")
     add("--engine", choices=["auto", *ENGINES], default="auto", help="what computes the frames (default auto)")
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="what they are computed in: fp32 is exact (default), bf16 twice as fast where the CPU has it, and close; "
+        "fp16 is for GPUs",
+    )
+    add(
+        "--no-verify-hash",
+        action="store_true",
+        help="open the bundle without reading every file to compare its SHA-256: faster, but damage goes unseen",
+    )
     add("--threads", type=whole_number(1), metavar="N", help="CPU threads to use (default: all cores)")
 
 

@@ -100,6 +100,7 @@ class Rollout(Closing):
         w0: npt.ArrayLike | None = None,
         transfer: str | None = None,
         engine: str = "auto",
+        precision: str = "fp32",
         threads: int | None = None,
     ) -> Self:
         """Opens a bundle and a rollout of it; closing the rollout closes the sessions. Arguments as in the class.
@@ -107,11 +108,13 @@ class Rollout(Closing):
         Args:
             bundle: its folder, or a bundle opened before.
             engine: 'auto' takes the fastest that this machine has; `Rollout.engine` says which.
+            precision: what it computes in. 'fp32' is exact, 'bf16' twice as fast where the CPU has it, and close;
+                'fp16' is for GPUs.
             threads: CPU threads; None lets the engine decide.
         Raises: as the class; BundleError where the bundle is damaged; EngineError where the engine cannot be had.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        sessions = Sessions(opened, engine=engine, threads=threads)
+        sessions = Sessions(opened, engine=engine, precision=precision, threads=threads)
         rollout = cls(
             sessions,
             seed,

@@ -44,11 +44,13 @@ examples:
 def main(argv: list[str]) -> int:
     """Runs `styleinv stream`; returns the exit status. Raises StyleInVError where the bundle or target is bad."""
     arguments = _parsed(argv)
-    bundle = Bundle.open(arguments.bundle)
+    bundle = Bundle.open(arguments.bundle, verify_hashes=not arguments.no_verify_hash)
     fps = arguments.fps or bundle.frame_rate
     rows, columns = arguments.grid
     transfers = [None, arguments.transfer] if arguments.side_by_side else [arguments.transfer]
-    with Sessions(bundle, engine=arguments.engine, threads=arguments.threads) as sessions:
+    with Sessions(
+        bundle, engine=arguments.engine, precision=arguments.precision, threads=arguments.threads
+    ) as sessions:
         rollouts = _rollouts(sessions, arguments)
         engine = rollouts[0].engine
         print(f"{arguments.bundle}: playing on {engine}", file=sys.stderr)

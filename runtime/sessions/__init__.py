@@ -4,56 +4,114 @@ from __future__ import annotations
 
 import importlib
 import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from styleinv.runtime.bundle import MOTION_FILE, Bundle
 from styleinv.runtime.closing import Closing
 from styleinv.runtime.errors import EngineError
+from styleinv.runtime.manifest import PRECISIONS
 from styleinv.runtime.motion import MotionNetwork
-from styleinv.runtime.sessions.base import Session
+from styleinv.runtime.sessions.base import Session, SessionOptions
 
-__all__ = ["ENGINES", "Session", "Sessions", "choose_engine", "open_session"]
+__all__ = ["ENGINES", "Session", "SessionOptions", "Sessions", "choose_engine", "obstacle", "open_session"]
 
-# 'module:function' of every engine; the function takes (bundle, graph name, threads=..., transfer=...) and returns
-# a Session.
+
+@dataclass(frozen=True)
+class Engine:
+    """A module with the functions `open_session(graph, options)` and `obstacle(precision)`, and for each precision that
+    it computes in, the precision of the graphs that it loads for it."""
+
+    module: str
+    graphs: Mapping[str, str]
+
+
+# In the order in which 'auto' tries them: on a CPU, OpenVINO is faster than ONNX Runtime, which runs everywhere.
 ENGINES = {
-    "onnxruntime": "styleinv.runtime.sessions.onnxruntime:open_session",
+    "openvino": Engine("styleinv.runtime.sessions.openvino", {"fp32": "fp32", "bf16": "fp32"}),
+    "onnxruntime": Engine("styleinv.runtime.sessions.onnxruntime", {"fp32": "fp32", "fp16": "fp16"}),
 }
 
 
-def choose_engine(engine: str = "auto") -> str:
-    """The name of the engine that `engine` stands for. Raises EngineError where there is none of that name."""
-    if engine == "auto":
-        return "onnxruntime"
+def choose_engine(engine: str = "auto", precision: str = "fp32") -> str:
+    """The name of the engine that `engine` stands for: 'auto' is the first that this machine has in this precision.
+
+    Raises: EngineError where there is none of that name, or it cannot be had here, saying why.
+    """
+    if precision not in PRECISIONS:
+        raise EngineError(f"precision: found {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    if engine != "auto":
+        reason = obstacle(engine, precision)
+        if reason is not None:
+            raise EngineError(f"{engine} in {precision}: {reason}")
+        return engine
+    reasons = {name: obstacle(name, precision) for name in ENGINES}
+    for name, reason in reasons.items():
+        if reason is None:
+            return name
+    listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    raise EngineError(f"precision: found {precision}, for which this machine has no engine ({listed})")
+
+
+def obstacle(engine: str, precision: str) -> str | None:
+    """Why this machine cannot compute in this precision on this engine, in words; None where it can.
+
+    Raises: EngineError where there is no engine of that name.
+    """
     if engine not in ENGINES:
         raise EngineError(f"engine: found {engine!r}, expected one of auto, {', '.join(ENGINES)}")
-    return engine
+    computes = ENGINES[engine].graphs
+    if precision not in computes:
+        return f"this engine computes in {' and '.join(computes)} on a CPU"
+    reason: str | None = _module(engine).obstacle(precision)
+    return reason
 
 
 def open_session(
-    engine: str, bundle: Bundle, graph: str, *, threads: int | None = None, transfer: str | None = None
+    engine: str,
+    bundle: Bundle,
+    graph: str,
+    *,
+    precision: str = "fp32",
+    threads: int | None = None,
+    transfer: str | None = None,
 ) -> Session:
     """Loads one graph of a bundle on an engine.
 
     Args:
+        precision: what it computes in: fp32, fp16 or bf16.
         threads: CPU threads for one run; None lets the engine decide.
         transfer: the name of a transfer, whose graph it is then; None for the bundle's own.
-    Raises: EngineError where the engine cannot be had or does not load the file; BundleError where the bundle has no
-        such graph or transfer.
+    Raises: EngineError where the engine cannot be had, has no such precision or does not load the file; BundleError
+        where the bundle has no such graph or transfer, or not in that precision.
     """
-    module, _, function = ENGINES[choose_engine(engine)].partition(":")
-    session: Session = getattr(importlib.import_module(module), function)(
-        bundle, graph, threads=threads, transfer=transfer
-    )
+    name = choose_engine(engine, precision)
+    spec = bundle.graph(graph, transfer, ENGINES[name].graphs[precision])
+    session: Session = _module(name).open_session(spec, SessionOptions(precision, threads))
     return session
+
+
+def _module(engine: str) -> Any:
+    return importlib.import_module(ENGINES[engine].module)
 
 
 class Sessions(Closing):
     """What all rollouts of one bundle share: a session for each graph, opened when first asked for, and the motion
-    network's weights. Threads may share it; closing it closes its sessions."""
+    network's weights. Threads may share it; closing it closes its sessions.
 
-    def __init__(self, bundle: Bundle, *, engine: str = "auto", threads: int | None = None) -> None:
+    Raises: EngineError where the engine cannot be had in this precision; BundleError where the bundle has no graphs
+        that it would load for it.
+    """
+
+    def __init__(
+        self, bundle: Bundle, *, engine: str = "auto", precision: str = "fp32", threads: int | None = None
+    ) -> None:
         self.bundle = bundle
-        self.engine = choose_engine(engine)
+        self.engine = choose_engine(engine, precision)
+        self.precision = precision
+        first = next(iter(bundle.manifest["graphs"]))
+        bundle.graph(first, precision=ENGINES[self.engine].graphs[precision])  # raises where it has none of these
         self._threads = threads
         self._open: dict[tuple[str, str | None], Session] = {}
         self._motion: MotionNetwork | None = None
@@ -69,7 +127,12 @@ class Sessions(Closing):
             key = graph, transfer
             if key not in self._open:
                 self._open[key] = open_session(
-                    self.engine, self.bundle, graph, threads=self._threads, transfer=transfer
+                    self.engine,
+                    self.bundle,
+                    graph,
+                    precision=self.precision,
+                    threads=self._threads,
+                    transfer=transfer,
                 )
             return self._open[key]
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import threading
+from abc import abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -10,9 +14,22 @@ import numpy as np
 import numpy.typing as npt
 
 from styleinv.runtime.bundle import ArraySpec, GraphSpec
+from styleinv.runtime.closing import Closing
 from styleinv.runtime.errors import EngineError
 
-Arrays = dict[str, npt.NDArray[Any]]
+Array = npt.NDArray[Any]
+Arrays = dict[str, Array]
+
+BOUND_SHAPES = 2  # batch sizes that a session is kept ready for; one more makes it forget the one used longest ago
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """How a session runs: `precision` is what it computes in (fp32, fp16 or bf16), `threads` the CPU threads of one
+    run, None for as many as the engine finds best."""
+
+    precision: str = "fp32"
+    threads: int | None = None
 
 
 class Session(Protocol):
@@ -20,7 +37,7 @@ class Session(Protocol):
 
     @property
     def name(self) -> str:
-        """Engine and device, for people: 'onnxruntime 1.20 (CPU)'."""
+        """Engine, device and precision, for people: 'onnxruntime 1.20 (CPU, fp32)'."""
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]], outputs: Iterable[str] | None = None) -> Arrays:
         """Runs the graph.
@@ -40,6 +57,86 @@ class Session(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
+
+
+class CpuSession(Closing):
+    """What the CPU's sessions share: one run at a time, on buffers that are bound once for each batch size and reused.
+
+    An engine's session prepares a `Bound` for a batch size; `run` attaches the caller's arrays to it, without copying
+    them, and copies the outputs that are wanted, since the next run overwrites them.
+    """
+
+    def __init__(self, graph: GraphSpec, name: str) -> None:
+        self.graph, self.name = graph, name
+        self._bound: OrderedDict[int, Bound] = OrderedDict()
+        self._closed = False
+        self._lock = threading.Lock()
+
+    @abstractmethod
+    def bind(self, batch: int) -> Bound:
+        """Buffers for runs of this batch size. Raises whatever the engine raises."""
+
+    def run(self, inputs: Mapping[str, Array], outputs: Iterable[str] | None = None) -> Arrays:
+        """Runs the graph; see `Session.run`."""
+        with self._lock:
+            if self._closed:
+                raise EngineError(f"{self.graph.file}: found a closed session, expected an open one")
+            check_inputs(self.graph, inputs)
+            wanted = wanted_outputs(self.graph, outputs)
+            batch = next(iter(inputs.values())).shape[0]
+            try:
+                return self.bound(batch).run(inputs, wanted)
+            except Exception as error:  # the engines' exceptions share no base class
+                raise EngineError(f"{self.graph.file}: {self.name} failed: {error}") from error
+
+    def close(self) -> None:
+        """Frees the model; a run under way in another thread ends first."""
+        with self._lock:
+            self._closed = True
+            self._bound.clear()
+            self.release()
+
+    @abstractmethod
+    def release(self) -> None:
+        """Lets go of the engine's own objects. Called once or more, when nothing runs."""
+
+    def bound(self, batch: int) -> Bound:
+        """The buffers of this batch size, made where they are not at hand."""
+        if batch not in self._bound:
+            while len(self._bound) >= BOUND_SHAPES:
+                self._bound.popitem(last=False)
+            self._bound[batch] = self.bind(batch)
+        self._bound.move_to_end(batch)
+        return self._bound[batch]
+
+
+class Bound:
+    """Buffers of one batch size: output arrays that `compute` fills, and inputs as the caller passed them last.
+
+    Args:
+        buffers: an array for each output, which the engine writes.
+        attach: tells the engine where an input lies from now on.
+        compute: runs the graph.
+    """
+
+    def __init__(self, buffers: Arrays, attach: Callable[[str, Array], None], compute: Callable[[], object]) -> None:
+        self._buffers, self._attach, self._compute = buffers, attach, compute
+        self._inputs: Arrays = {}
+
+    def run(self, inputs: Mapping[str, Array], outputs: Iterable[str]) -> Arrays:
+        """Computes; the result is new arrays of the outputs named."""
+        for name, array in inputs.items():
+            if self._inputs.get(name) is not array:
+                shared = np.require(array, requirements=("C", "W"))  # engines want arrays that they could write
+                self._attach(name, shared)
+                self._inputs[name] = shared  # not `array`: one that was copied is copied anew, as it may have changed
+        self._compute()
+        return {name: self._buffers[name].copy() for name in outputs}
+
+
+def output_buffers(graph: GraphSpec, batch: int) -> Arrays:
+    """An array for each output; its first size is the batch, all others are fixed."""
+    return {name: np.empty((batch, *spec.shape[1:]), spec.dtype) for name, spec in graph.outputs.items()}
 
 
 def check_inputs(graph: GraphSpec, inputs: Mapping[str, npt.NDArray[Any]]) -> None:

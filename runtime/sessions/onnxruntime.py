@@ -2,71 +2,68 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
-from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from styleinv.runtime.bundle import Bundle, GraphSpec
-from styleinv.runtime.closing import Closing
+from styleinv.runtime.bundle import GraphSpec
 from styleinv.runtime.errors import EngineError
-from styleinv.runtime.sessions.base import Arrays, check_file_names, check_inputs, wanted_outputs
+from styleinv.runtime.sessions.base import Array, Bound, CpuSession, SessionOptions, check_file_names, output_buffers
 
 
-def open_session(
-    bundle: Bundle, graph: str, *, threads: int | None = None, transfer: str | None = None
-) -> OnnxRuntimeSession:
-    """Loads one graph of a bundle. Raises BundleError (no such graph) or EngineError (see `OnnxRuntimeSession`)."""
-    return OnnxRuntimeSession(bundle.graph(graph, transfer), threads=threads)
+def open_session(graph: GraphSpec, options: SessionOptions) -> OnnxRuntimeSession:
+    """Loads one graph. Raises EngineError (see `OnnxRuntimeSession`)."""
+    return OnnxRuntimeSession(graph, options)
 
 
-class OnnxRuntimeSession(Closing):
-    """One graph on the CPU.
+def obstacle(precision: str) -> str | None:
+    """Why this machine has no session in this precision, in words; None where it has."""
+    try:
+        import_onnxruntime()
+    except EngineError as error:
+        return str(error)
+    return None
+
+
+class OnnxRuntimeSession(CpuSession):
+    """One graph on the CPU. Graphs in fp16 run, too, for checking them: each step is computed in float32 and rounded.
 
     The model is opened by its path, so its external weights are found beside it and memory-mapped: the graphs of a
     bundle, and all processes that play it, share those pages.
 
-    Args:
-        threads: CPU threads for one run; None lets ONNX Runtime take all cores.
     Raises: EngineError where onnxruntime is missing, doubled, or does not load the file.
     """
 
-    def __init__(self, graph: GraphSpec, *, threads: int | None = None) -> None:
+    def __init__(self, graph: GraphSpec, options: SessionOptions) -> None:
         onnxruntime = import_onnxruntime()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0  # 0: as many as there are cores
-        options.log_severity_level = 3  # errors only; warnings are about graph rewriting
+        super().__init__(graph, f"onnxruntime {onnxruntime.__version__} (CPU, {options.precision})")
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = options.threads or 0  # 0: as many as there are cores
+        settings.log_severity_level = 3  # errors only; warnings are about graph rewriting
         try:
             self._session: Any = onnxruntime.InferenceSession(
-                str(graph.file), sess_options=options, providers=["CPUExecutionProvider"]
+                str(graph.file), sess_options=settings, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # its exceptions share no base class
             raise EngineError(f"{graph.file}: found a file that onnxruntime does not load: {error}") from error
-        self._graph = graph
-        self.name = f"onnxruntime {onnxruntime.__version__} (CPU)"
         check_file_names(
             graph,
             [array.name for array in self._session.get_inputs()],
             [array.name for array in self._session.get_outputs()],
         )
 
-    def run(self, inputs: Mapping[str, npt.NDArray[Any]], outputs: Iterable[str] | None = None) -> Arrays:
-        """Runs the graph; see `Session.run`."""
-        session = self._session  # another thread may close it meanwhile
-        if session is None:
-            raise EngineError(f"{self._graph.file}: found a closed session, expected an open one")
-        check_inputs(self._graph, inputs)
-        wanted = wanted_outputs(self._graph, outputs)
-        try:
-            results = session.run(wanted, {name: np.ascontiguousarray(array) for name, array in inputs.items()})
-        except Exception as error:
-            raise EngineError(f"{self._graph.file}: onnxruntime failed: {error}") from error
-        return dict(zip(wanted, results, strict=True))
+    def bind(self, batch: int) -> Bound:
+        binding = self._session.io_binding()
+        buffers = output_buffers(self.graph, batch)
+        for name, buffer in buffers.items():
+            binding.bind_output(name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
 
-    def close(self) -> None:
-        """Frees the model; a run under way in another thread ends first."""
+        def attach(name: str, array: Array) -> None:
+            binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+        return Bound(buffers, attach, functools.partial(self._session.run_with_iobinding, binding))
+
+    def release(self) -> None:
         self._session = None
 
 

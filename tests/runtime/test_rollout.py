@@ -72,7 +72,7 @@ def test_first_latent_and_image(rollout, tiny):
     image = rollout.first_image
     assert image.shape == (3, 16, 16) and image.dtype == np.float32
     np.testing.assert_allclose(image.reshape(-1), np.tanh(rollout.first_latent @ tiny.weights["S"]), atol=1e-5)
-    assert rollout.size == (16, 16) and rollout.engine.startswith("onnxruntime")
+    assert rollout.size == (16, 16) and rollout.engine.startswith("openvino")
     with pytest.raises(ValueError, match="read-only"):
         rollout.first_latent[0] = 1
 
@@ -314,6 +314,11 @@ def test_open_refuses(tmp_path, tiny, monkeypatch):
         Rollout.open(tmp_path / "nowhere")
     with pytest.raises(EngineError, match="found 'abacus', expected one of auto"):
         Rollout.open(tiny.path, engine="abacus")
+    with pytest.raises(EngineError, match="precision: found 'fp8', expected one of fp32, fp16, bf16"):
+        Rollout.open(tiny.path, precision="fp8")
+    with pytest.raises(BundleError, match="precisions: found fp32, expected fp16: export again with"):
+        Rollout.open(tiny.path, precision="fp16")
+    monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(EngineError, match=r"pip install 'styleinv\[runtime-cpu\]'"):
         Rollout.open(tiny.path)

@@ -46,7 +46,7 @@ def test_video(tiny, tmp_path, capsys):
     closing = captured.err.splitlines()[-1]
     assert re.fullmatch(
         r"25 frames, [\d.]+ frames/s, [\d.]+ / [\d.]+ / [\d.]+ ms per frame \(p50 / p95 / p99\); "
-        r"onnxruntime [\d.]+ \(CPU\); written to .*rollout\.mp4",
+        r"openvino [\d.]+ \(CPU, fp32\); written to .*rollout\.mp4",
         closing,
     ), closing
 

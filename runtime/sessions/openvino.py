@@ -1,0 +1,96 @@
+"""Sessions on OpenVINO's CPU device: the fastest on most x86 machines, and the one that has bfloat16 there."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from styleinv.runtime.bundle import GraphSpec
+from styleinv.runtime.errors import EngineError
+from styleinv.runtime.sessions.base import Array, Bound, CpuSession, SessionOptions, check_file_names, output_buffers
+
+HINTS = {"fp32": "f32", "bf16": "bf16"}  # said always: OpenVINO's own default on a CPU with bfloat16 is bfloat16
+
+
+def open_session(graph: GraphSpec, options: SessionOptions) -> OpenVinoSession:
+    """Loads one graph. Raises EngineError (see `OpenVinoSession`)."""
+    return OpenVinoSession(graph, options)
+
+
+def obstacle(precision: str) -> str | None:
+    """Why this machine has no session in this precision, in words; None where it has."""
+    try:
+        openvino = import_openvino()
+    except EngineError as error:
+        return str(error)
+    if precision == "bf16" and "BF16" not in _capabilities(openvino):
+        return "this CPU has no bfloat16 instructions (AVX-512 BF16 or AMX)"
+    return None
+
+
+class OpenVinoSession(CpuSession):
+    """One graph on the CPU.
+
+    It is compiled for one batch size at a time, which is faster than once for all: half of the synthesis would run
+    twice as long. Weights are memory-mapped, read once and packed for this CPU; the mapping is let go.
+
+    Raises: EngineError where openvino is missing or does not load the file.
+    """
+
+    def __init__(self, graph: GraphSpec, options: SessionOptions) -> None:
+        openvino = import_openvino()
+        super().__init__(graph, f"openvino {_version(openvino)} (CPU, {options.precision})")
+        self._core: Any = openvino.Core()
+        self._tensor = openvino.Tensor
+        self._properties = {
+            "INFERENCE_PRECISION_HINT": HINTS[options.precision],
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": "1",
+            "INFERENCE_NUM_THREADS": options.threads or 0,  # 0: as many as there are cores
+        }
+        try:
+            model = self._core.read_model(str(graph.file))
+            check_file_names(graph, [port.any_name for port in model.inputs], [port.any_name for port in model.outputs])
+            self.bound(1)
+        except EngineError:
+            raise
+        except Exception as error:
+            raise EngineError(f"{graph.file}: found a file that openvino does not load: {error}") from error
+
+    def bind(self, batch: int) -> Bound:
+        model = self._core.read_model(str(self.graph.file))
+        model.reshape({port.any_name: [batch, *list(port.partial_shape)[1:]] for port in model.inputs})
+        request = self._core.compile_model(model, "CPU", self._properties).create_infer_request()
+        buffers = output_buffers(self.graph, batch)
+        for name, buffer in buffers.items():
+            request.set_tensor(name, self._tensor(buffer, shared_memory=True))
+
+        def attach(name: str, array: Array) -> None:
+            request.set_tensor(name, self._tensor(array, shared_memory=True))
+
+        return Bound(buffers, attach, functools.partial(request.infer, share_outputs=True))
+
+    def release(self) -> None:
+        self._core = None
+
+
+def import_openvino() -> Any:
+    """The module. Raises EngineError where it is missing."""
+    try:
+        import openvino
+    except ImportError as error:
+        raise EngineError(
+            f"the engine openvino cannot be had ({error}); install it with `pip install 'styleinv[runtime-cpu]'`"
+        ) from error
+    return openvino
+
+
+@functools.cache
+def _capabilities(openvino: Any) -> tuple[str, ...]:
+    """What OpenVINO finds this CPU able to compute in: 'FP32', 'BF16', ..."""
+    return tuple(openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
+def _version(openvino: Any) -> str:
+    """'2026.4.1' of '2026.4.1-22982-...'."""
+    return str(openvino.__version__).partition("-")[0]
