@@ -16,5 +16,5 @@ packages += [f"styleinv.{root}.{package}" for root in ROOTS for package in find_
 setup(
     packages=packages,
     package_dir={f"styleinv.{root}": root for root in ROOTS},
-    package_data={package: ["py.typed"] for package in packages},
+    package_data={package: ["py.typed", "*.json"] for package in packages},
 )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from styleinv.export.graphs import EXAMPLE_BATCH, Graph, graphs_of
+from styleinv.export.graphs import EXACT, EXAMPLE_BATCH, Arithmetic, Graph, graphs_of
 from styleinv.runtime.errors import BundleError, CheckpointError
 from styleinv.runtime.manifest import TRANSFER_NAME
 from styleinv.training.checkpoint import Checkpoint
@@ -55,17 +55,23 @@ class Additions:
 
 
 def bundle_graphs(
-    model: nn.Module, additions: Additions, config: Config, noise: str, batch: int = EXAMPLE_BATCH, seed: int = 0
+    model: nn.Module,
+    additions: Additions,
+    config: Config,
+    noise: str,
+    batch: int = EXAMPLE_BATCH,
+    seed: int = 0,
+    arithmetic: Arithmetic = EXACT,
 ) -> Iterator[tuple[str | None, Graph]]:
     """Every graph of a bundle, the model's and the added ones, each after the name of the transfer it belongs to (None:
     the bundle itself). `config` is the model's; the other arguments are as in `graphs_of`."""
-    for graph in graphs_of(model, config, noise, batch, seed):
+    for graph in graphs_of(model, config, noise, batch, seed, arithmetic):
         yield None, graph
     if additions.inversion is not None:
-        for graph in graphs_of(additions.inversion.model, config, noise, batch, seed):
+        for graph in graphs_of(additions.inversion.model, config, noise, batch, seed, arithmetic):
             yield None, graph
     for name, transfer in additions.transfers.items():
-        for graph in graphs_of(transfer.model, transfer.config, noise, batch, seed):
+        for graph in graphs_of(transfer.model, transfer.config, noise, batch, seed, arithmetic):
             if graph.name == "synthesis":
                 yield name, graph
 

@@ -40,7 +40,7 @@ class FoldedLinear(nn.Module):
 
 
 class FoldedConv2d(nn.Module):
-    """y = conv(x; W) + b, padded to the size of x over the stride: x [B, I, H, W], of `dtype` -> float32 [B, O, ...]."""
+    """y = conv(x; W) + b, padded to the size of x over the stride: x [B, I, H, W] of `dtype` -> float32 [B, O, ...]."""
 
     def __init__(
         self, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, dtype: torch.dtype = torch.float32

@@ -21,12 +21,12 @@ import numpy.typing as npt
 import onnx
 import torch
 
-from styleinv.export.verify import clip_frames
+from styleinv.export.references import clip_frames
 from styleinv.export.writer import write_bundle
 from styleinv.runtime.bundle import ArraySpec, Bundle
 from styleinv.runtime.errors import DataError
 from styleinv.runtime.motion import MotionCodes
-from styleinv.runtime.sessions import Sessions
+from styleinv.runtime.sessions import SessionOptions, Sessions
 from styleinv.runtime.sessions.onnxruntime import OnnxRuntimeSession, import_onnxruntime
 from styleinv.training.checkpoint import Checkpoint
 from styleinv.training.model import StyleInV
@@ -167,7 +167,7 @@ def _pytorch_values(checkpoint: Checkpoint, golden: GoldenSet) -> Arrays:
 
 def _bundle_values(bundle: Bundle, golden: GoldenSet) -> Arrays:
     arrays = golden.arrays
-    with Sessions(bundle) as sessions:
+    with Sessions(bundle, engine="onnxruntime") as sessions:
         inputs = {"z": arrays["z"].astype(np.float32), "truncation_psi": np.array([golden.truncation], np.float32)}
         if bundle.generator["label_dim"]:
             inputs["label"] = arrays["c"].astype(np.float32)
@@ -195,5 +195,10 @@ def _latent_and_style(bundle: Bundle) -> OnnxRuntimeSession:
     model.graph.output.extend(value for value in model.graph.value_info if value.name == "style")
     tapped = graph.file.with_name("latent_and_style.onnx")  # beside it, where its weights are
     tapped.write_bytes(model.SerializeToString())
-    outputs = {**graph.outputs, "style": ArraySpec("float32", ("batch", "style"))}
-    return OnnxRuntimeSession(replace(graph, file=tapped, outputs=outputs))
+    outputs = {**graph.outputs, "style": ArraySpec("float32", ("batch", _style_size(model)))}
+    return OnnxRuntimeSession(replace(graph, file=tapped, outputs=outputs), SessionOptions())
+
+
+def _style_size(model: onnx.ModelProto) -> int:
+    (style,) = (value for value in model.graph.output if value.name == "style")
+    return int(style.type.tensor_type.shape.dim[1].dim_value)

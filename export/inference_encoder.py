@@ -125,7 +125,7 @@ class InferenceEncoder(nn.Module):
         self.dtype = dtype
 
     def content(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """image [B, 3, H, W] -> the features at the first temporal block, and prepared for it: two float32 [B, C, h, w]."""
+        """image [B, 3, H, W] -> features at the first temporal block, and prepared for it: two float32 [B, C, h, w]."""
         x = self._stem(image)
         for bottleneck in self.bottlenecks[: self.content_depth]:
             x = bottleneck(x)

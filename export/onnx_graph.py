@@ -52,6 +52,11 @@ def export_onnx(graph: Graph, opset: int = OPSET) -> onnx.ModelProto:
     return model
 
 
+def opset_of(dtype: torch.dtype) -> int:
+    """The operator set of graphs whose convolutions take this dtype."""
+    return BFLOAT16_OPSET if dtype is torch.bfloat16 else OPSET
+
+
 def join(first: onnx.ModelProto, second: onnx.ModelProto, link: str, outputs: list[str]) -> onnx.ModelProto:
     """One graph from two, of which the first's output `link` is the second's input; only `outputs` are kept."""
     return onnx.compose.merge_models(

@@ -12,7 +12,11 @@ Shapes: B batch, I input channels, O output channels, H W height and width.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+import functools
+import json
+import math
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +27,8 @@ from styleinv.kernels.reference import FIR_TAPS
 
 Form = Literal["transposed", "split", "polyphase"]
 FORMS: tuple[Form, ...] = get_args(Form)
+TARGETS = ("openvino", "onnxruntime")  # engines that the forms were timed on
+TABLE = Path(__file__).with_name("upsampling.json")
 
 
 class Transposed(nn.Module):
@@ -81,9 +87,23 @@ MODULES: dict[Form, type[Transposed] | type[Split] | type[Polyphase]] = {
 }
 
 
-def measured_form(inputs: int, outputs: int, size: int) -> Form:
-    """The fastest form of a layer from `inputs` channels of size x size pixels to `outputs` channels."""
-    return "transposed"
+def measured_form(target: str, inputs: int, outputs: int, size: int) -> Form:
+    """The fastest form of a layer from `inputs` channels of size x size pixels to `outputs` channels, on the engine
+    `target`, one of `TARGETS`: that of the layer most like it of those that were timed (upsampling.json, which
+    `upsampling_times.py` writes)."""
+
+    def distance(layer: list[Any]) -> float:
+        return math.dist([math.log2(number) for number in layer[:3]], [math.log2(n) for n in (inputs, outputs, size)])
+
+    form: Form = min(_timed_layers()[target], key=distance)[3]
+    return form
+
+
+@functools.cache
+def _timed_layers() -> dict[str, list[list[Any]]]:
+    """For each target, the layers that were timed: input channels, output channels, input resolution, fastest form."""
+    table: dict[str, list[list[Any]]] = json.loads(TABLE.read_text(encoding="utf-8"))
+    return table
 
 
 def polyphase_weight(weight: Tensor) -> Tensor:

@@ -1,157 +1,239 @@
-"""Proof that a bundle computes what its model computes: every graph, and whole frames, against PyTorch.
+"""Proof that a bundle computes what its model computes: every graph and whole frames, in every session there is.
 
-Shapes: B batch, T frames, R resolution.
+A way of computing is an engine in a precision. Each is compared with the reference graph by graph, on the same inputs
+at several batch sizes, and end to end, frame by frame. Where it rounds, the latents of a long clip are looked at, too:
+the model is not autoregressive, so their errors must not grow.
+
+Shapes: B batch, T frames, W size of a latent, R resolution.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
-import torch
-from torch import nn
+import numpy.typing as npt
+from tqdm import tqdm
 
-from styleinv.export.additions import Additions, bundle_graphs
-from styleinv.kernels.reference import to_uint8
+from styleinv.export.additions import Additions
+from styleinv.export.comparison import Comparison, compare
+from styleinv.export.references import (
+    SEED,
+    PyTorchReference,
+    Reference,
+    SessionReference,
+    sample_inputs,
+    sample_label,
+)
+from styleinv.export.tolerances import TOLERANCES
 from styleinv.runtime.bundle import Bundle
 from styleinv.runtime.errors import BundleError
-from styleinv.runtime.noise import MOTION_DOMAIN, Z_DOMAIN, standard_normal
+from styleinv.runtime.manifest import PRECISIONS
 from styleinv.runtime.rollout import Rollout
-from styleinv.runtime.sessions import Sessions
-from styleinv.training.config import Config
-from styleinv.training.generator import Generator
-from styleinv.training.model import StyleInV
+from styleinv.runtime.sessions import ENGINES, Session, SessionOptions, Sessions, obstacle, open_graph
+from styleinv.training.checkpoint import Checkpoint
 
-BATCHES = (1, 3)
-GRAPH_TOLERANCE = 1e-4  # of the largest value, fp32
-FRAME_TOLERANCE = 1  # levels of a byte
-SEED = 1
+BATCHES = (1, 3, 8)
+FRAMES = 64
+LATENTS = 1000  # consecutive frames over which latents are looked at
+DRIFT_SPAN = 100  # frames at either end that are compared with each other
+REFERENCE_ENGINE = "onnxruntime"  # on every machine, and the simplest; the others are measured against it
+
+Frame = npt.NDArray[np.uint8]  # [R, R, 3]
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """How far one output is from PyTorch's, in the unit its tolerance has."""
+class Way:
+    """A way of computing: an engine in a precision, on the bundle's graphs of some precision."""
 
-    what: str
-    error: float
-    allowed: float
+    engine: str
+    precision: str
+    graphs: str
+    as_files: bool = False  # the graphs' own rounding, on an engine that computes in fp32 between
+
+    def __str__(self) -> str:
+        return f"{self.engine} {self.precision}" + (" (graph files)" if self.as_files else "")
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Errors of the latents of frames 0, 1, 2, ... against fp32, |w - w_ref| / |w_ref|: the largest of all, and the
+    means of the first and the last `DRIFT_SPAN`."""
+
+    way: str
+    precision: str
+    frames: int
+    largest: float
+    first: float
+    last: float
 
     @property
-    def passed(self) -> bool:
-        return self.error <= self.allowed  # also false where the error is not a number
+    def failures(self) -> list[str]:
+        """The bound, in words, where it does not hold."""
+        allowed = TOLERANCES[self.precision].drift
+        return [] if self.largest <= allowed else [f"an error of {self.largest:.3g}, expected at most {allowed:g}"]
 
 
-def compare_graphs(
-    sessions: Sessions, model: nn.Module, config: Config, noise: str, additions: Additions
-) -> list[Comparison]:
-    """Every graph on inputs drawn as they occur, at several batch sizes: largest error over largest value."""
-    comparisons = []
-    for batch in BATCHES:
-        for transfer, graph in bundle_graphs(model, additions, config, noise, batch, SEED):
-            where = graph.name if transfer is None else f"transfers.{transfer}.{graph.name}"
-            with torch.no_grad():
-                expected = graph.reference(*graph.inputs.values())
-            if isinstance(expected, torch.Tensor):
-                expected = (expected,)
-            inputs = {name: tensor.numpy() for name, tensor in graph.inputs.items()}
-            found = sessions.session(graph.name, transfer).run(inputs, graph.outputs)
-            outputs = expected[: len(graph.outputs)]  # internal values come behind them
-            for name, wanted in zip(graph.outputs, outputs, strict=True):
-                comparisons.append(_compare(f"{where}.{name}, batch {batch}", found[name], wanted.numpy()))
-            if graph.name == "latent":
-                joined = sessions.session("frame").run(inputs, ["frame"])["frame"]
-                frame = sessions.session("synthesis").run({"w": found["w"]}, ["frame"])["frame"]
-                comparisons.append(_compare(f"frame.frame, batch {batch}", joined, frame))
-    return comparisons
+@dataclass
+class Verification:
+    """What was measured. `absent` says why a pair of engine and precision cannot be; `worst` holds for each way the
+    frame index, the reference and ours of the frame that is furthest off."""
+
+    reference: str
+    comparisons: list[Comparison] = field(default_factory=list)
+    drifts: list[Drift] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
+    worst: dict[str, tuple[float, Frame, Frame]] = field(default_factory=dict)
+
+    @property
+    def failures(self) -> list[str]:
+        """Everything out of tolerance, in words."""
+        found = [(f"{item.way}: {item.what}", item.failures) for item in self.comparisons]
+        found += [(f"{item.way}: latents of {item.frames} frames", item.failures) for item in self.drifts]
+        return [f"{where}: found {failure}" for where, failures in found for failure in failures]
+
+    def check(self, bundle: str) -> None:
+        """Raises BundleError naming the first that is out of tolerance, and how many others are."""
+        failures = self.failures
+        if failures:
+            more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+            raise BundleError(f"{bundle}: {failures[0]} against {self.reference}{more}")
 
 
-def compare_frames(sessions: Sessions, model: nn.Module, noise: str, ts: Sequence[float]) -> list[Comparison]:
-    """Frames of a rollout against the model's own, end to end: largest difference in levels."""
-    rollout = Rollout(sessions, SEED, label=sample_label(sessions.bundle))
-    expected = reference_frames(model, noise, SEED, ts)
-    return [
-        _compare(f"frame at t = {t:g}", found, wanted)
-        for t, found, wanted in zip(ts, rollout.frames(ts), expected, strict=True)
-    ]
-
-
-def sample_label(bundle: Bundle) -> int | None:
-    """The class that verification plays: the first one, of a conditional model."""
-    return 0 if bundle.generator["label_dim"] else None
-
-
-@torch.no_grad()
-def reference_frames(model: nn.Module, noise: str, seed: int, ts: Sequence[float]) -> np.ndarray:
-    """The frames that PyTorch makes of a rollout with this seed (and the first label): uint8 [T, R, R, 3]."""
-    generator = model.generator if isinstance(model, StyleInV) else model
-    assert isinstance(generator, Generator)
-    mapping = generator.mapping
-    z = torch.from_numpy(standard_normal(seed, Z_DOMAIN, 0, mapping.z_dim)).float()[None]
-    label = torch.eye(mapping.label_dim)[:1] if mapping.label_dim else None
-    if isinstance(model, Generator):
-        return to_uint8(model(z, noise=noise, label=label)).numpy().repeat(len(ts), axis=0)
-    assert isinstance(model, StyleInV)
-    anchors = model.motion.anchors_needed(max(ts))
-    size = model.motion.noise_dim
-    motion_noise = np.stack([standard_normal(seed, MOTION_DOMAIN, anchor, size) for anchor in range(anchors)])
-    w0 = mapping(z, label=label)
-    v = model.motion(torch.from_numpy(motion_noise)[None], torch.tensor([list(ts)], dtype=torch.float64))[0]
-    frames = clip_frames(model, w0, generator.synthesis(w0, noise), v, noise)
-    return np.concatenate([to_uint8(image).numpy() for _, _, image in frames])
-
-
-def clip_frames(
-    model: StyleInV, w0: torch.Tensor, x0: torch.Tensor, v: torch.Tensor, noise: str
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Temporal style [1, S], latent [1, W] and image [1, 3, R, R] of each time code of [T, V], one at a time: at 1024
-    pixels a batch would take gigabytes."""
-    content = model.content(x0)
-    for time_code in v.to(w0.dtype):
-        style = model.style(w0, time_code[None])
-        w = model.latent(content, w0, style)
-        yield style, w, model.generator.synthesis(w, noise)
-
-
-def frame_indices(model: nn.Module) -> list[float]:
-    """Sixteen times that end-to-end verification looks at: whole, fractional, around an anchor, far away."""
-    if not isinstance(model, StyleInV):
-        return [0.0]
-    distance = float(model.motion.anchor_distance)
-    near = [0.0, 1.0, 2.0, 2.5, 3.0, distance / 2]
-    border = [distance - 1, distance - 0.25, distance, distance + 0.25, distance + 1]
-    return [*near, *border, 2 * distance, 3.5 * distance, 10 * distance, 1000.5, 100_000.0]
+def ways_of(
+    bundle: Bundle, engine: str | None = None, precision: str | None = None
+) -> tuple[list[Way], dict[str, str]]:
+    """The ways in which this machine can compute a bundle, and of the others why it cannot; `engine` and `precision`
+    limit both to one of theirs."""
+    ways, absent = [], {}
+    pairs = itertools.product([engine] if engine else ENGINES, [precision] if precision else PRECISIONS)
+    for name, kind in pairs:
+        reason = obstacle(name, kind)
+        if reason is None and ENGINES[name].graphs[kind] not in bundle.precisions:
+            reason = f"the bundle has no graphs in {ENGINES[name].graphs[kind]}"
+        if reason is None:
+            ways.append(Way(name, kind, ENGINES[name].graphs[kind]))
+        else:
+            absent[f"{name} {kind}"] = reason
+    # No CPU session computes bfloat16 graphs as they are; OpenVINO reads them and keeps their rounding.
+    asked = engine in (None, "openvino") and precision in (None, "bf16")
+    if asked and "bf16" in bundle.precisions and obstacle("openvino", "fp32") is None:
+        ways.append(Way("openvino", "bf16", "bf16", as_files=True))
+    return ways, absent
 
 
 def verify(
-    bundle: Path, model: nn.Module, config: Config, noise: str, additions: Additions | None = None
-) -> list[Comparison]:
-    """All comparisons of a bundle with its model, and of what was added to it. BundleError names the first that is out
-    of tolerance."""
-    with Sessions(Bundle.open(bundle)) as sessions:
-        comparisons = compare_graphs(sessions, model, config, noise, additions or Additions())
-        if isinstance(model, (StyleInV, Generator)):
-            comparisons += compare_frames(sessions, model, noise, frame_indices(model))
-    for comparison in comparisons:
-        if not comparison.passed:
-            raise BundleError(
-                f"{bundle.name}: {comparison.what}: found an error of {comparison.error:.3g} against PyTorch, "
-                f"expected at most {comparison.allowed:g}"
-            )
-    return comparisons
+    bundle: Bundle,
+    against: Checkpoint | None = None,
+    additions: Additions | None = None,
+    *,
+    ways: Iterable[Way],
+    batches: Iterable[int] = BATCHES,
+    frames: int = FRAMES,
+    latents: int = LATENTS,
+    progress: bool = False,
+) -> Verification:
+    """Measures a bundle in these ways `against` its model in PyTorch, or else its own fp32 graphs in ONNX Runtime.
+    Those also stand in for what was added to the model and is not among the `additions`.
+
+    Raises: EngineError where onnxruntime is missing. What is out of tolerance is in the result; see its `check`.
+    """
+    ways = list(ways)
+    with Sessions(bundle, engine=REFERENCE_ENGINE) as trusted:
+        reference: Reference = SessionReference(trusted)
+        if against is not None:
+            reference = PyTorchReference(against, bundle.manifest["noise"], additions, reference)
+        result = Verification(reference.name)
+        rounding = [way for way in ways if way.precision != "fp32"] if bundle.kind == "styleinv" else []
+        # Before the ways, each in turn: what all of them are compared with, once.
+        samples = {batch: sample_inputs(trusted, batch) for batch in batches}
+        expected = {
+            (batch, key): reference.outputs(key[1], key[0], inputs)
+            for batch, sample in samples.items()
+            for key, inputs in sample.items()
+        }
+        ts = frame_indices(bundle, frames) if bundle.kind != "inversion" else []
+        shown = tqdm(reference.frames(ts), "reference", len(ts), unit=" frames", disable=not progress)
+        expected_frames = list(shown) if ts else []
+        exact = _latents(trusted, latents, "latents fp32", progress) if rounding and latents else None
+    for way in ways:
+        with _sessions(bundle, way) as sessions:
+            for (batch, (transfer, name)), wanted in expected.items():
+                found = sessions.session(name, transfer).run(samples[batch][transfer, name], wanted)
+                where = name if transfer is None else f"transfers.{transfer}.{name}"
+                for output, array in wanted.items():
+                    what, picture = f"{where}.{output}, batch {batch}", output in ("image", "frame")
+                    result.comparisons.append(
+                        compare(str(way), what, way.precision, found[output], array, picture=picture)
+                    )
+            result.comparisons += _compare_probes(sessions, way)
+            if ts:
+                played = Rollout(sessions, SEED, label=sample_label(bundle)).frames(ts)
+                played = tqdm(played, f"{way}", len(ts), unit=" frames", disable=not progress)
+                result.comparisons += _compare_frames(result, way, ts, played, expected_frames)
+            if exact is not None and way in rounding:
+                found_latents = _latents(sessions, latents, f"latents {way}", progress)
+                result.drifts.append(_drift(way, found_latents, exact))
+    return result
 
 
-def as_table(comparisons: Iterable[Comparison]) -> str:
-    """The comparisons as a Markdown table."""
-    rows = [f"| {item.what} | {item.error:.3g} | {item.allowed:g} |" for item in comparisons]
-    return "\n".join(["| output | error | allowed |", "|---|---|---|", *rows])
+def frame_indices(bundle: Bundle, count: int = FRAMES) -> list[float]:
+    """Times that end-to-end verification looks at: whole, fractional, around an anchor, far away; then consecutive."""
+    if bundle.kind != "styleinv":
+        return [0.0]
+    distance = float(bundle.motion["anchor_distance"])
+    near = [0.0, 1.0, 2.0, 2.5, 3.0, distance / 2]
+    border = [distance - 1, distance - 0.25, distance, distance + 0.25, distance + 1]
+    special = [*near, *border, 2 * distance, 3.5 * distance, 10 * distance, 1000.5, 100_000.0]
+    return [*special, *(float(4 + t) for t in range(max(0, count - len(special))))][:count]
 
 
-def _compare(what: str, found: np.ndarray, wanted: np.ndarray) -> Comparison:
-    if found.shape != wanted.shape:
-        raise BundleError(f"{what}: found shape {list(found.shape)}, expected {list(wanted.shape)}")
-    difference = np.abs(found.astype(np.float64) - wanted.astype(np.float64)).max()
-    if wanted.dtype == np.uint8:
-        return Comparison(what, float(difference), FRAME_TOLERANCE)
-    return Comparison(what, float(difference / max(np.abs(wanted).max(), 1e-30)), GRAPH_TOLERANCE)
+class GraphFileSessions(Sessions):
+    """The bundle's bfloat16 graphs on OpenVINO, computing in fp32 between the roundings that stand in them."""
+
+    def load(self, graph: str, transfer: str | None) -> Session:
+        return open_graph("openvino", self.bundle.graph(graph, transfer, "bf16"), SessionOptions("fp32"))
+
+
+def _sessions(bundle: Bundle, way: Way) -> Sessions:
+    if way.as_files:
+        return GraphFileSessions(bundle, engine=way.engine)
+    return Sessions(bundle, engine=way.engine, precision=way.precision)
+
+
+def _compare_probes(sessions: Sessions, way: Way) -> Iterator[Comparison]:
+    """What the manifest says that every session must reproduce; nothing where it says nothing."""
+    probes = sessions.bundle.manifest["probes"]
+    if probes:
+        rollout = Rollout(sessions, probes["seed"], label=sample_label(sessions.bundle))
+        w = rollout.latents(probes["t"])[:, : len(probes["w"][0])]
+        yield compare(str(way), "probes.w", way.precision, w, np.array(probes["w"], np.float32))
+        levels = np.array([frame.mean() for frame in rollout.frames(probes["t"])])
+        yield compare(str(way), "probes.mean_level", way.precision, levels, np.array(probes["mean_level"]))
+
+
+def _compare_frames(
+    result: Verification, way: Way, ts: list[float], found: Iterable[Frame], expected: list[Frame]
+) -> Iterator[Comparison]:
+    furthest = -1.0
+    for t, ours, wanted in zip(ts, found, expected, strict=True):
+        comparison = compare(str(way), f"frame at t = {t:g}", way.precision, ours[None], wanted[None], picture=True)
+        if comparison.mean_error > furthest:
+            furthest = comparison.mean_error
+            result.worst[str(way)] = t, wanted, ours
+        yield comparison
+
+
+def _latents(sessions: Sessions, count: int, what: str, progress: bool) -> npt.NDArray[np.float32]:
+    """The latents [T, W] of frames 0, 1, 2, ..., one run each, as in playing."""
+    rollout = Rollout(sessions, SEED, label=sample_label(sessions.bundle))
+    return rollout.latents(tqdm(range(count), what, unit=" frames", disable=not progress))
+
+
+def _drift(way: Way, found: npt.NDArray[np.float32], exact: npt.NDArray[np.float32]) -> Drift:
+    errors = np.linalg.norm(found.astype(np.float64) - exact, axis=1) / np.linalg.norm(exact, axis=1)
+    span = min(DRIFT_SPAN, len(errors))
+    means = float(errors[:span].mean()), float(errors[-span:].mean())
+    return Drift(str(way), way.precision, len(errors), float(errors.max()), *means)

@@ -8,7 +8,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,19 @@ from torch import nn
 from tqdm import tqdm
 
 from styleinv.export.additions import Additions, bundle_graphs
-from styleinv.export.onnx_graph import OPSET, WEIGHTS_FILE, array_specs, export_onnx, join, write_models
-from styleinv.export.verify import SEED, Comparison, as_table, sample_label, verify
+from styleinv.export.arithmetic_cost import multiply_accumulates
+from styleinv.export.graphs import Arithmetic
+from styleinv.export.onnx_graph import WEIGHTS_FILE, array_specs, export_onnx, join, opset_of, write_models
+from styleinv.export.precisions import arithmetic_in
+from styleinv.export.references import SEED, sample_label
+from styleinv.export.report import write_reports
+from styleinv.export.upsampling import TARGETS
+from styleinv.export.verify import Verification, verify, ways_of
 from styleinv.runtime.bundle import FORMAT_VERSION, MANIFEST_NAME, MOTION_FILE, Bundle, file_sha256, write_manifest
 from styleinv.runtime.errors import BundleError
+from styleinv.runtime.manifest import PRECISIONS
 from styleinv.runtime.rollout import Rollout
+from styleinv.runtime.sessions import Sessions
 from styleinv.runtime.sessions.onnxruntime import import_onnxruntime
 from styleinv.runtime.sinks import encode_png
 from styleinv.training.checkpoint import Checkpoint
@@ -35,6 +43,11 @@ from styleinv.training.model import StyleInV
 NOISE_MODES = ("const", "none")
 PREVIEW_FRAMES = 8
 PROBE_TIMES = (0.0, 1.0, 1000.5)
+VERIFIED_BATCHES = (1, 3)  # at export; `styleinv verify` looks at more, and longer
+VERIFIED_FRAMES = 16
+
+Models = dict[str, onnx.ModelProto]  # by the graph's name
+Place = tuple[str, str | None]  # a precision, and the name of a transfer or None for the bundle's own
 
 
 def export_bundle(
@@ -42,14 +55,17 @@ def export_bundle(
     out: Path,
     *,
     noise: str = "const",
+    precisions: Iterable[str] = ("fp32",),
+    target: str = "openvino",
     inversion: Checkpoint | None = None,
     transfers: Mapping[str, Checkpoint] | None = None,
     progress: bool = True,
-) -> list[Comparison]:
+) -> Verification:
     """Export a checkpoint into the bundle folder `out` and verify it against PyTorch.
 
-    An `inversion` encoder lets the bundle find a picture's latent; `transfers`, generators by the name of their style,
-    let it draw its frames in other styles.
+    Graphs in fp32 are always written, those in other `precisions` (fp16, bf16) beside them. `target` is the engine that
+    the fp32 graphs are made fastest for. An `inversion` encoder lets the bundle find a picture's latent; `transfers`,
+    generators by the name of their style, let it draw its frames in other styles.
 
     `out` appears at the end, whole; an earlier bundle there is replaced, anything else is not touched.
     Returns what was verified. EngineError where onnxruntime, which verification runs on, is not installed;
@@ -58,33 +74,63 @@ def export_bundle(
     """
     additions = Additions(inversion, transfers or {})
     additions.check(checkpoint)
-    if noise not in NOISE_MODES:
-        raise BundleError(f"noise: found {noise!r}, expected one of {', '.join(NOISE_MODES)}")
+    _check_word("noise", noise, NOISE_MODES)
+    _check_word("target", target, TARGETS)
+    wanted = [precision for precision in PRECISIONS if precision in ("fp32", *precisions)]
+    for precision in precisions:
+        _check_word("precision", precision, PRECISIONS)
     import_onnxruntime()  # verification needs it: better said now than after the export
     with _replacing_folder(out) as folder:
-        manifest = write_bundle(checkpoint, folder, additions, noise=noise, progress=progress)
-        comparisons = verify(folder, checkpoint.model, checkpoint.config, noise, additions)
-        manifest["verification"] = {item.what: item.error for item in comparisons}
+        manifest = write_bundle(
+            checkpoint, folder, additions, noise=noise, precisions=wanted, target=target, progress=progress
+        )
+        bundle = Bundle.open(folder)
+        ways, _ = ways_of(bundle)
+        result = verify(
+            bundle,
+            checkpoint,
+            additions,
+            ways=[way for way in ways if way.graphs == way.precision],  # bf16 on fp32 graphs is the player's choice
+            batches=VERIFIED_BATCHES,
+            frames=VERIFIED_FRAMES,
+            latents=0,
+            progress=progress,
+        )
+        result.check(out.name)
+        manifest["verification"] = {
+            f"{item.way}: {item.what}": item.max_error if item.is_bytes else item.relative
+            for item in result.comparisons
+        }
         if checkpoint.kind != "inversion":
-            manifest["probes"] = _play_samples(folder, checkpoint.kind)
-        (folder / "report.md").write_text(_report(checkpoint, additions, noise, comparisons), encoding="utf-8")
+            manifest["probes"] = _play_samples(bundle)
+        write_reports(bundle, result, folder)
         write_manifest(folder, manifest)
         Bundle.open(folder)
-    return comparisons
+    return result
 
 
 def write_bundle(
-    checkpoint: Checkpoint, folder: Path, additions: Additions | None = None, *, noise: str, progress: bool = False
+    checkpoint: Checkpoint,
+    folder: Path,
+    additions: Additions | None = None,
+    *,
+    noise: str,
+    precisions: Iterable[str] = ("fp32",),
+    target: str = "openvino",
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Write graphs, weights, motion network and manifest into an empty folder: a bundle that plays, not yet verified.
 
     Returns the manifest. Users want `export_bundle`.
     """
     additions = additions or Additions()
-    models = _export_graphs(checkpoint, additions, noise, progress)
-    for transfer, own_models in models.items():
-        _folder_of(transfer, folder).mkdir(parents=True, exist_ok=True)
-        write_models(own_models, _folder_of(transfer, folder))
+    models: dict[Place, Models] = {}
+    for precision in precisions:
+        arithmetic = arithmetic_in(precision, target)
+        models |= _export_graphs(checkpoint, additions, noise, precision, arithmetic, progress)
+    for place, own_models in models.items():
+        _folder_of(place, folder).mkdir(parents=True, exist_ok=True)
+        write_models(own_models, _folder_of(place, folder))
     if isinstance(checkpoint.model, StyleInV):
         (folder / MOTION_FILE).write_bytes(save(motion_tensors(checkpoint.model)))
     manifest = _manifest(checkpoint, additions, noise, folder, models)
@@ -98,32 +144,47 @@ def motion_tensors(model: StyleInV) -> dict[str, np.ndarray]:
 
 
 def _export_graphs(
-    checkpoint: Checkpoint, additions: Additions, noise: str, progress: bool
-) -> dict[str | None, dict[str, onnx.ModelProto]]:
-    """The bundle's own models by name (under None), and those of each transfer under its name."""
-    graphs = list(bundle_graphs(checkpoint.model, additions, checkpoint.config, noise))
-    models: dict[str | None, dict[str, onnx.ModelProto]] = {}
-    for transfer, graph in tqdm(graphs, desc="export", unit=" graphs", disable=not progress):
-        models.setdefault(transfer, {})[graph.name] = export_onnx(graph)
-    own = models[None]
+    checkpoint: Checkpoint,
+    additions: Additions,
+    noise: str,
+    precision: str,
+    arithmetic: Arithmetic,
+    progress: bool,
+) -> dict[Place, Models]:
+    """The bundle's own models in a precision, and those of each transfer."""
+    graphs = list(bundle_graphs(checkpoint.model, additions, checkpoint.config, noise, arithmetic=arithmetic))
+    if precision != "fp32":  # styles are computed in fp32 whatever the precision, so there is one mapping
+        graphs = [(transfer, graph) for transfer, graph in graphs if graph.name != "mapping"]
+    models: dict[Place, Models] = {}
+    for transfer, graph in tqdm(graphs, desc=f"export {precision}", unit=" graphs", disable=not progress):
+        models.setdefault((precision, transfer), {})[graph.name] = export_onnx(graph, opset_of(arithmetic.dtype))
+    own = models[precision, None]
     if "latent" in own:
         own["frame"] = join(own["latent"], own["synthesis"], "w", ["frame"])
     return models
 
 
-def _folder_of(transfer: str | None, bundle: Path) -> Path:
-    """Where a transfer's files lie (None: the bundle's own); beside their weights, which ONNX wants there."""
-    return bundle if transfer is None else bundle / "transfers" / transfer
+def _folder_of(place: Place, bundle: Path) -> Path:
+    """Where its files lie; beside their weights, which ONNX wants there."""
+    precision, transfer = place
+    folder = bundle if precision == "fp32" else bundle / precision
+    return folder if transfer is None else folder / "transfers" / transfer
 
 
 def _manifest(
-    checkpoint: Checkpoint,
-    additions: Additions,
-    noise: str,
-    folder: Path,
-    models: Mapping[str | None, Mapping[str, onnx.ModelProto]],
+    checkpoint: Checkpoint, additions: Additions, noise: str, folder: Path, models: Mapping[Place, Models]
 ) -> dict[str, Any]:
     others = [name for name in (WEIGHTS_FILE, MOTION_FILE) if (folder / name).exists()]
+    transfers = {precision: {} for precision, _ in models}
+    for precision, transfer in models:
+        if transfer is not None:
+            place = precision, transfer
+            entries = _graph_entries(place, folder, models[place])
+            transfers[precision][transfer] = {**entries, "weights": _weights_entry(place, folder)}
+    graphs = {precision: _graph_entries((precision, None), folder, models[precision, None]) for precision in transfers}
+    if "mapping" in graphs["fp32"]:
+        for entries in graphs.values():
+            entries["mapping"] = graphs["fp32"]["mapping"]
     return {
         "format_version": FORMAT_VERSION,
         "kind": checkpoint.kind,
@@ -131,57 +192,65 @@ def _manifest(
         "noise": noise,
         "model": dataclasses.asdict(checkpoint.config.model),
         "parameters": parameters_by_part({name: tuple(t.shape) for name, t in checkpoint.model.state_dict().items()}),
-        "graphs": _graph_entries(None, folder, models),
+        "graphs": graphs["fp32"],
         "files": {name: _file_entry(folder / name) for name in others},
         "engines": [],
-        "transfers": {
-            transfer: {
-                **_graph_entries(transfer, folder, models),
-                "weights": {
-                    "file": f"transfers/{transfer}/{WEIGHTS_FILE}",
-                    **_file_entry(_folder_of(transfer, folder) / WEIGHTS_FILE),
-                },
+        "transfers": transfers["fp32"],
+        "precisions": {
+            precision: {
+                "graphs": graphs[precision],
+                "weights": _weights_entry((precision, None), folder),
+                "transfers": transfers[precision],
             }
-            for transfer in additions.transfers
+            for precision in graphs
+            if precision != "fp32"
         },
-        "provenance": _provenance(checkpoint, additions),
+        "provenance": _provenance(checkpoint, additions, graphs),
         "verification": {},
         "probes": {},
     }
 
 
-def _graph_entries(
-    transfer: str | None, folder: Path, models: Mapping[str | None, Mapping[str, onnx.ModelProto]]
-) -> dict[str, Any]:
-    files = {name: _folder_of(transfer, folder) / f"{name}.onnx" for name in models[transfer]}
+def _graph_entries(place: Place, folder: Path, models: Models) -> dict[str, Any]:
+    files = {name: _folder_of(place, folder) / f"{name}.onnx" for name in models}
     return {
         name: {
             "file": files[name].relative_to(folder).as_posix(),
             "sha256": file_sha256(files[name]),
-            "precision": "fp32",
+            "precision": place[0],
             "inputs": array_specs(model.graph.input),
             "outputs": array_specs(model.graph.output),
+            "macs": multiply_accumulates(model),
         }
-        for name, model in models[transfer].items()
+        for name, model in models.items()
     }
+
+
+def _weights_entry(place: Place, folder: Path) -> dict[str, Any]:
+    file = _folder_of(place, folder) / WEIGHTS_FILE
+    return {"file": file.relative_to(folder).as_posix(), **_file_entry(file)}
 
 
 def _file_entry(file: Path) -> dict[str, Any]:
     return {"sha256": file_sha256(file), "bytes": file.stat().st_size}
 
 
-def _provenance(checkpoint: Checkpoint, additions: Additions) -> dict[str, Any]:
+def _provenance(checkpoint: Checkpoint, additions: Additions, precisions: Iterable[str]) -> dict[str, Any]:
     return {
         "checkpoint": checkpoint.path.name,
         "checkpoint_sha256": file_sha256(checkpoint.path),
         "additions": {
-            what: {"checkpoint": added.path.name, "checkpoint_sha256": file_sha256(added.path)}
+            what: {
+                "checkpoint": added.path.name,
+                "checkpoint_sha256": file_sha256(added.path),
+                "parameters": count_parameters(added.model),
+            }
             for what, added in additions.files().items()
         },
         **({"import": dict(checkpoint.provenance)} if checkpoint.provenance else {}),
         "preset": checkpoint.config.preset,
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "opset": OPSET,
+        "opset": {precision: opset_of(arithmetic_in(precision).dtype) for precision in precisions},
         "versions": {
             "styleinv": importlib.metadata.version("styleinv"),
             "python": platform.python_version(),
@@ -191,16 +260,17 @@ def _provenance(checkpoint: Checkpoint, additions: Additions) -> dict[str, Any]:
     }
 
 
-def _play_samples(folder: Path, kind: str) -> dict[str, Any]:
+def _play_samples(bundle: Bundle) -> dict[str, Any]:
     """Writes preview.png, a row of frames over time and one below it for each transfer; returns values that every
     session must reproduce."""
-    bundle = Bundle.open(folder)
-    with Rollout.open(bundle, seed=SEED, label=sample_label(bundle)) as rollout:
-        distance = rollout.bundle.motion["anchor_distance"] if kind == "styleinv" else 0
-        times = [distance * step / 2 for step in range(PREVIEW_FRAMES)] if kind == "styleinv" else [0.0]
+    clip = bundle.kind == "styleinv"
+    with Sessions(bundle, engine="onnxruntime") as sessions:
+        rollout = Rollout(sessions, SEED, label=sample_label(bundle))
+        distance = bundle.motion["anchor_distance"] if clip else 0
+        times = [distance * step / 2 for step in range(PREVIEW_FRAMES)] if clip else [0.0]
         columns = [np.vstack(frames) for frames in rollout.renderings(times, [None, *bundle.transfers])]
-        (folder / "preview.png").write_bytes(encode_png(np.hstack(columns)))
-        probes = PROBE_TIMES if kind == "styleinv" else (0.0,)
+        (bundle.path / "preview.png").write_bytes(encode_png(np.hstack(columns)))
+        probes = PROBE_TIMES if clip else (0.0,)
         return {
             "seed": SEED,
             "t": list(probes),
@@ -209,29 +279,14 @@ def _play_samples(folder: Path, kind: str) -> dict[str, Any]:
         }
 
 
-def _report(checkpoint: Checkpoint, additions: Additions, noise: str, comparisons: list[Comparison]) -> str:
-    picture = checkpoint.config.model.generator
-    added = "".join(
-        f"\nWith it: {what}, from {item.path.name}, {count_parameters(item.model) / 1e6:.2f} M parameters.\n"
-        for what, item in additions.files().items()
-    )
-    preview = "\n![frames over time](preview.png)\n" if checkpoint.kind != "inversion" else ""
-    return f"""# {checkpoint.path.name}, exported
-
-A model of kind `{checkpoint.kind}` (preset `{checkpoint.config.preset}`), {picture.resolution}x{picture.resolution},
-{count_parameters(checkpoint.model) / 1e6:.2f} M parameters, noise `{noise}`, fp32.
-{added}{preview}
-## Verified against PyTorch
-
-Graphs: largest error over the largest value. Bytes (`uint8` outputs and whole frames): largest difference in levels.
-
-{as_table(comparisons)}
-"""
-
-
 def count_parameters(model: nn.Module) -> int:
     """Number of weights of a model, buffers aside."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _check_word(field: str, word: str, words: Iterable[str]) -> None:
+    if word not in words:
+        raise BundleError(f"{field}: found {word!r}, expected one of {', '.join(words)}")
 
 
 @contextmanager

@@ -8,14 +8,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from styleinv.runtime.bundle import MOTION_FILE, Bundle
+from styleinv.runtime.bundle import MOTION_FILE, Bundle, GraphSpec
 from styleinv.runtime.closing import Closing
 from styleinv.runtime.errors import EngineError
 from styleinv.runtime.manifest import PRECISIONS
 from styleinv.runtime.motion import MotionNetwork
 from styleinv.runtime.sessions.base import Session, SessionOptions
 
-__all__ = ["ENGINES", "Session", "SessionOptions", "Sessions", "choose_engine", "obstacle", "open_session"]
+__all__ = [
+    "ENGINES",
+    "Session",
+    "SessionOptions",
+    "Sessions",
+    "choose_engine",
+    "obstacle",
+    "open_graph",
+    "open_session",
+]
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,12 @@ def open_session(
     """
     name = choose_engine(engine, precision)
     spec = bundle.graph(graph, transfer, ENGINES[name].graphs[precision])
-    session: Session = _module(name).open_session(spec, SessionOptions(precision, threads))
+    return open_graph(name, spec, SessionOptions(precision, threads))
+
+
+def open_graph(engine: str, graph: GraphSpec, options: SessionOptions) -> Session:
+    """Loads one graph, of a bundle or not, on the engine of this name. Raises: EngineError where that fails."""
+    session: Session = _module(engine).open_session(graph, options)
     return session
 
 
@@ -126,15 +140,14 @@ class Sessions(Closing):
                 raise EngineError(f"{self.bundle.path}: found closed sessions, expected open ones")
             key = graph, transfer
             if key not in self._open:
-                self._open[key] = open_session(
-                    self.engine,
-                    self.bundle,
-                    graph,
-                    precision=self.precision,
-                    threads=self._threads,
-                    transfer=transfer,
-                )
+                self._open[key] = self.load(graph, transfer)
             return self._open[key]
+
+    def load(self, graph: str, transfer: str | None) -> Session:
+        """Opens the session of a graph; `session` keeps it. Raises as `open_session`."""
+        return open_session(
+            self.engine, self.bundle, graph, precision=self.precision, threads=self._threads, transfer=transfer
+        )
 
     def motion_network(self) -> MotionNetwork:
         """The motion network of the bundle. Raises BundleError where its file does not fit the manifest."""
