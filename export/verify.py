@@ -187,7 +187,8 @@ def frame_indices(bundle: Bundle, count: int = FRAMES) -> list[float]:
     near = [0.0, 1.0, 2.0, 2.5, 3.0, distance / 2]
     border = [distance - 1, distance - 0.25, distance, distance + 0.25, distance + 1]
     special = [*near, *border, 2 * distance, 3.5 * distance, 10 * distance, 1000.5, 100_000.0]
-    return [*special, *(float(4 + t) for t in range(max(0, count - len(special))))][:count]
+    others = (t for t in itertools.count(4.0) if t not in special)
+    return list(itertools.islice(itertools.chain(dict.fromkeys(special), others), count))
 
 
 class GraphFileSessions(Sessions):

@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 from styleinv.export.bad_node import find_bad_node
+from styleinv.export.comparison import Comparison
 from styleinv.export.golden import check_golden, read_golden
 from styleinv.export.report import write_reports
 from styleinv.export.verify import BATCHES, FRAMES, LATENTS, verify, ways_of
-from styleinv.runtime.arguments import whole_number
+from styleinv.runtime.arguments import real_number, whole_number
 from styleinv.runtime.bundle import Bundle
 from styleinv.runtime.errors import CheckpointError, EngineError
 from styleinv.runtime.manifest import PRECISIONS
@@ -72,8 +73,9 @@ def _verify_bundle(arguments: argparse.Namespace) -> int:
         reasons = "; ".join(f"{way}: {reason}" for way, reason in absent.items())
         raise EngineError(f"{bundle.path}: found no session to verify in ({reasons}), expected one")
     if arguments.find_node:
-        for way in ways:
-            print(find_bad_node(bundle, arguments.find_node, way), flush=True)
+        for way in (way for way in ways if not way.as_files):
+            found = find_bad_node(bundle, arguments.find_node, way, arguments.out or Path(), arguments.allowed)
+            print(found, flush=True)
         return 0
     against = None
     if arguments.against is not None:
@@ -102,8 +104,8 @@ def _verify_bundle(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _summary(items: list) -> str:
-    frames = [item.psnr for item in items if item.what.startswith("frame at")]
+def _summary(items: list[Comparison]) -> str:
+    frames = [item.psnr for item in items if item.psnr is not None and item.what.startswith("frame at")]
     verdict = "FAIL" if any(item.failures for item in items) else "pass"
     worst = f", frames at least {min(frames):.1f} dB" if frames else ""
     return f"{len(items)} comparisons{worst}: {verdict}"
@@ -150,6 +152,9 @@ def _parser() -> argparse.ArgumentParser:
         help=f"consecutive frames whose latents are compared where a precision rounds (default {LATENTS})")  # fmt: skip
     add("--find-node", metavar="GRAPH",
         help="instead: bisect one graph for the first node at which the engine leaves the tolerance")  # fmt: skip
-    add("--out", type=Path, metavar="DIR", help="where the report goes (default: into the bundle)")
+    add("--allowed", type=real_number("a number above 0", lambda number: number > 0.0), metavar="ERROR",
+        help="with --find-node: the largest error over the largest value (default: what the precision is allowed)")  # fmt: skip
+    add("--out", type=Path, metavar="DIR",
+        help="where the report goes (default: into the bundle); with --find-node, the piece of the graph (default: here)")  # fmt: skip
     add("--no-verify-hash", action="store_true", help="open the bundle without comparing SHA-256 of its files")
     return parser

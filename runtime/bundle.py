@@ -10,8 +10,10 @@ opened and not after a night of strange frames. Hashes show integrity, not origi
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -22,11 +24,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from styleinv.runtime.errors import BundleError
+from styleinv.runtime.graph_file import LARGEST_GRAPH_FILE, check_graph, declared_graphs, read_graph_file
 from styleinv.runtime.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
     MOTION_FILE,
-    DeclaredFile,
     canonical_json,
     check_manifest,
     declared_files,
@@ -45,6 +47,9 @@ __all__ = [
     "manifest_digest",
     "write_manifest",
 ]
+
+LARGEST_MANIFEST = 2**24  # bytes; those that are written have some thousands
+SPECIAL_CHARACTERS = frozenset('\\:*?"<>|')  # of file names, on other systems or, as *, in engines
 
 
 @dataclass(frozen=True)
@@ -79,17 +84,14 @@ class Bundle:
         """Opens the bundle folder at `path`.
 
         Args:
-            verify_hashes: also read every file and compare its SHA-256; without it names and sizes are still checked.
+            verify_hashes: also read every file and compare its SHA-256; without it names, sizes and what the graphs
+                take, give and point to are still checked.
         Raises: BundleError naming the bundle, the field, what was found and what was expected.
         """
         folder = Path(path)
         manifest = _read_manifest(folder)
         check_manifest(manifest, str(folder))
-        for file in declared_files(manifest):
-            try:
-                _check_file(folder, file, verify_hashes)
-            except (OSError, RuntimeError) as error:  # unreadable, a name too long, links in a circle
-                raise BundleError(f"{folder}: {file.field}: found {error}, expected a readable file") from error
+        _check_files(folder, manifest, verify_hashes)
         return cls(folder, manifest)
 
     @property
@@ -122,7 +124,7 @@ class Bundle:
     @property
     def precisions(self) -> tuple[str, ...]:
         """What it has graphs in: fp32, and fp16 or bf16 where they were exported, too."""
-        return ("fp32", *self.manifest.get("precisions", {}))
+        return ("fp32", *(self.manifest.get("precisions") or {}))
 
     def graph(self, name: str, transfer: str | None = None, precision: str = "fp32") -> GraphSpec:
         """The graph of this name; with `transfer`, that transfer's own, of which there is `synthesis` alone.
@@ -176,45 +178,69 @@ def file_sha256(path: str | Path) -> str:
 
 
 def _read_manifest(folder: Path) -> Any:
-    if not folder.is_dir():
-        found = "a file" if folder.exists() else "nothing"
-        raise BundleError(f"{folder}: found {found}, expected the folder of a bundle")
+    where = f"{folder}: {MANIFEST_NAME}"
     try:
-        text = (folder / MANIFEST_NAME).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise BundleError(f"{folder}: found no {MANIFEST_NAME}, expected one: this is no bundle") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BundleError(f"{folder}: {MANIFEST_NAME}: found {error}, expected a readable text") from error
+        if not folder.is_dir():
+            found = "a file" if folder.exists() else "nothing"
+            raise BundleError(f"{folder}: found {found}, expected the folder of a bundle")
+        if not os.path.lexists(folder / MANIFEST_NAME):
+            raise BundleError(f"{folder}: found no {MANIFEST_NAME}, expected one: this is no bundle")
+        file = _file_inside(folder, where, MANIFEST_NAME)
+        if (size := file.stat().st_size) > LARGEST_MANIFEST:
+            raise BundleError(f"{where}: found {size} bytes, expected {LARGEST_MANIFEST} at most")
+        text = file.read_text(encoding="utf-8")
+    except (OSError, RuntimeError, UnicodeDecodeError) as error:
+        raise BundleError(f"{where}: found {error}, expected a readable text") from error
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{folder}: {MANIFEST_NAME}: found {error}, expected JSON") from error
+        raise BundleError(f"{where}: found {error}, expected JSON") from error
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"the number {name}")
 
 
-def _check_file(folder: Path, declared: DeclaredFile, verify_hash: bool) -> None:
-    where = f"{folder}: {declared.field}"
-    file = _resolve_inside(folder, where, declared.name)
-    if not file.is_file():
-        raise BundleError(f"{where}: found no file {declared.name}, expected one")
-    size = file.stat().st_size
-    if declared.size is not None and size != declared.size:
-        raise BundleError(f"{where}: found {size} bytes, expected {declared.size}: {declared.name} is damaged")
-    if verify_hash and (found := file_sha256(file)) != declared.sha256:
-        raise BundleError(f"{where}: found SHA-256 {found}, expected {declared.sha256}: {declared.name} is damaged")
+def _check_files(folder: Path, manifest: Mapping[str, Any], verify_hashes: bool) -> None:
+    """Checks every file that the manifest declares; each is read once, however often it is declared."""
+    graphs = dict(declared_graphs(manifest))
+    graph_names = {graph["file"] for graph in graphs.values()}
+    graph_file, sha256 = functools.cache(read_graph_file), functools.cache(file_sha256)
+    sizes: dict[PurePosixPath, int] = {}  # by the file's place in the bundle
+    for declared in declared_files(manifest):
+        where = f"{folder}: {declared.field}"
+        try:
+            file = _file_inside(folder, where, declared.name)
+            size = sizes[PurePosixPath(declared.name)] = file.stat().st_size
+            if declared.size is not None and size != declared.size:
+                raise BundleError(f"{where}: found {size} bytes, expected {declared.size}: {declared.name} is damaged")
+            if declared.name in graph_names:
+                if size > LARGEST_GRAPH_FILE:
+                    raise BundleError(f"{where}: found {size} bytes, expected {LARGEST_GRAPH_FILE} at most in a graph")
+                found = graph_file(file).sha256
+            else:
+                found = sha256(file) if verify_hashes else declared.sha256
+        except (OSError, RuntimeError) as error:  # unreadable, a name too long, links in a circle
+            raise BundleError(f"{where}: found {error}, expected a readable file") from error
+        if verify_hashes and found != declared.sha256:
+            raise BundleError(f"{where}: found SHA-256 {found}, expected {declared.sha256}: {declared.name} is damaged")
+    for field, graph in graphs.items():
+        check_graph(graph_file(folder / graph["file"]), graph, sizes, f"{folder}: {field}")
 
 
-def _resolve_inside(folder: Path, where: str, name: str) -> Path:
-    """The file a manifest names, which must lie in the bundle: a manifest is input, and may be hostile."""
+def _file_inside(folder: Path, where: str, name: str) -> Path:
+    """The file a manifest names, which must lie in the bundle: a manifest is input, and may be hostile.
+
+    Never a pipe, whose reading would wait. Characters that separate paths or mean something on any system are refused.
+    """
     pure = PurePosixPath(name)
-    if pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name or "\0" in name:
+    if pure.is_absolute() or ".." in pure.parts or not name.isprintable() or not SPECIAL_CHARACTERS.isdisjoint(name):
         raise BundleError(f"{where}: found {name!r}, expected a relative path inside the bundle")
     file = folder / pure
     if not file.resolve().is_relative_to(folder.resolve()):
         raise BundleError(f"{where}: found {name!r}, a link that leaves the bundle, expected a file in it")
+    if not file.is_file():
+        raise BundleError(f"{where}: found no file {name}, expected one")
     return file
 
 

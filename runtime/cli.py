@@ -24,7 +24,16 @@ COMMANDS = {
     "import": ("styleinv.export.import_command:main", "export", "turn a checkpoint of the authors' code into ours"),
     "inspect": ("styleinv.export.inspect_command:main", "export", "say what a pickle, a checkpoint or a bundle is"),
     "export": ("styleinv.export.cli:main", "export,runtime-cpu", "compile a checkpoint into a bundle"),
-    "verify": ("styleinv.export.verify_command:main", "export,runtime-cpu", "check a checkpoint against golden values"),
+    "verify": (
+        "styleinv.export.verify_command:main",
+        "export,runtime-cpu",
+        "check a bundle against its model, or a checkpoint",
+    ),
+    "bench": (
+        "styleinv.export.bench_command:main",
+        "bench,runtime-cpu",
+        "measure how fast a bundle plays on this machine",
+    ),
     "demo": ("styleinv.export.demo:main", "demo", "train, export and play a small model, in minutes, on this machine"),
 }
 

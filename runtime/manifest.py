@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ from styleinv.runtime.errors import BundleError
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 MOTION_FILE = "motion.safetensors"
+DEEPEST = 32  # levels of objects and lists in a manifest; those that are written have 8
+LONGEST_NAME = 200  # characters of a name in a manifest
 
 # For each kind of bundle, its graphs; for each graph, the inputs and outputs that the runtime relies on. `latent` and
 # `frame` also take every output of `content`, under the same names; where the model skips its encoder there is none.
@@ -50,13 +53,14 @@ def manifest_digest(manifest: Mapping[str, Any]) -> str:
 def check_manifest(manifest: object, bundle: str) -> None:
     """Checks version, digest and every field. Raises BundleError naming the bundle, the field and what was expected."""
     if not isinstance(manifest, dict):
-        raise BundleError(f"{bundle}: {MANIFEST_NAME}: found {_shown(manifest)}, expected a JSON object")
+        raise BundleError(f"{bundle}: {MANIFEST_NAME}: found {shown(manifest)}, expected a JSON object")
     version = manifest.get("format_version")
     if type(version) is int and version > FORMAT_VERSION:
         raise BundleError(
             f"{bundle}: format_version: found {version}, expected {FORMAT_VERSION}, which is what this styleinv reads: "
             "the bundle is newer; upgrade with `pip install --upgrade styleinv`"
         )
+    _check_nesting(manifest, bundle)
     _check(version, VERSION, bundle, "format_version")
     try:
         digest = manifest_digest(manifest)
@@ -64,7 +68,7 @@ def check_manifest(manifest: object, bundle: str) -> None:
         raise BundleError(f"{bundle}: {MANIFEST_NAME}: found {error}, expected finite numbers") from error
     if manifest.get("digest") != digest:
         raise BundleError(
-            f"{bundle}: digest: found {_shown(manifest.get('digest'))}, expected {digest}: "
+            f"{bundle}: digest: found {shown(manifest.get('digest'))}, expected {digest}: "
             f"{MANIFEST_NAME} was changed after it was written"
         )
     _check(manifest, MANIFEST, bundle, "")
@@ -74,6 +78,9 @@ def check_manifest(manifest: object, bundle: str) -> None:
     _check_graphs(manifest, bundle)
     _check_transfers(manifest, bundle)
     _check_precisions(manifest, bundle)
+    for file in _files_below(manifest["engines"], "engines"):
+        _check(file.sha256, SHA256, bundle, file.field.removesuffix("file") + "sha256")
+        _check(file.size, SIZE_OR_NOTHING, bundle, file.field.removesuffix("file") + "bytes")
 
 
 @dataclass(frozen=True)
@@ -97,7 +104,7 @@ def declared_files(manifest: Mapping[str, Any]) -> Iterator[DeclaredFile]:
 def _files_below(value: Any, field: str) -> Iterator[DeclaredFile]:
     if isinstance(value, dict):
         if isinstance(value.get("file"), str):
-            yield DeclaredFile(f"{field}.file", value["file"], str(value.get("sha256")), value.get("bytes"))
+            yield DeclaredFile(f"{field}.file", value["file"], value.get("sha256", ""), value.get("bytes"))
         for name, below in value.items():
             yield from _files_below(below, f"{field}.{name}")
     elif isinstance(value, list):
@@ -124,7 +131,7 @@ Schema = Rule | Each | Mapping[str, Any]  # a mapping: these fields must be ther
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) is int or (type(value) is float and math.isfinite(value))
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max  # false for NaN, and for 10**400, too
 
 
 def _one_of(*words: str) -> Rule:
@@ -135,6 +142,7 @@ VERSION = Rule(f"the number {FORMAT_VERSION}", lambda value: type(value) is int 
 TEXT = Rule("a text", lambda value: isinstance(value, str) and value != "")
 COUNT = Rule("a whole number of at least 1", lambda value: type(value) is int and value >= 1)
 SIZE = Rule("a whole number of at least 0", lambda value: type(value) is int and value >= 0)
+SIZE_OR_NOTHING = Rule("a whole number of at least 0", lambda value: value is None or SIZE.holds(value))
 FLAG_OR_NOTHING = Rule("true or false", lambda value: value is None or type(value) is bool)
 POSITIVE = Rule("a number above 0", lambda value: _is_number(value) and value > 0)
 OBJECT = Rule("an object", lambda value: isinstance(value, dict))
@@ -198,12 +206,30 @@ MANIFEST = {
 def _check(value: Any, schema: Schema, bundle: str, field: str) -> None:
     if isinstance(schema, Rule):
         if not schema.holds(value):
-            raise BundleError(f"{bundle}: {field}: found {_shown(value)}, expected {schema.expected}")
+            raise BundleError(f"{bundle}: {field}: found {shown(value)}, expected {schema.expected}")
         return
     _check(value, OBJECT, bundle, field)
     below = dict.fromkeys(value, schema.rule) if isinstance(schema, Each) else schema
     for name, rule in below.items():
         _check(value.get(name), rule, bundle, f"{field}.{name}" if field else name)
+
+
+def _check_nesting(manifest: Mapping[str, Any], bundle: str) -> None:
+    """Bounds the depth that other functions recurse into, and keeps names fit for messages."""
+    values: list[Any] = [manifest]
+    for _ in range(DEEPEST):
+        for name in itertools.chain.from_iterable(value for value in values if isinstance(value, dict)):
+            if not name.isprintable() or len(name) > LONGEST_NAME:
+                raise BundleError(
+                    f"{bundle}: {MANIFEST_NAME}: found the name {shown(name)}, "
+                    f"expected one of {LONGEST_NAME} printable characters at most"
+                )
+        inner = [
+            value.values() if isinstance(value, dict) else value for value in values if isinstance(value, (dict, list))
+        ]
+        values = list(itertools.chain.from_iterable(inner))
+    if values:
+        raise BundleError(f"{bundle}: {MANIFEST_NAME}: found more than {DEEPEST} levels, expected fewer")
 
 
 def _check_graphs(manifest: Mapping[str, Any], bundle: str) -> None:
@@ -216,7 +242,7 @@ def _check_graphs(manifest: Mapping[str, Any], bundle: str) -> None:
     missing = expected_graphs.keys() - graphs.keys()
     if missing:
         raise BundleError(
-            f"{bundle}: graphs: found {_listed(graphs)}, expected {_listed(expected_graphs)} "
+            f"{bundle}: graphs: found {listed(graphs)}, expected {listed(expected_graphs)} "
             f"in a bundle of kind {manifest['kind']}"
         )
     features = set(graphs["content"]["outputs"]) if "content" in expected_graphs else set()
@@ -228,11 +254,11 @@ def _check_graphs(manifest: Mapping[str, Any], bundle: str) -> None:
         found = graphs[graph]
         if set(found["inputs"]) != inputs:
             raise BundleError(
-                f"{bundle}: graphs.{graph}.inputs: found {_listed(found['inputs'])}, expected {_listed(inputs)}"
+                f"{bundle}: graphs.{graph}.inputs: found {listed(found['inputs'])}, expected {listed(inputs)}"
             )
         if not outputs <= set(found["outputs"]):
             raise BundleError(
-                f"{bundle}: graphs.{graph}.outputs: found {_listed(found['outputs'])}, expected {_listed(outputs)}"
+                f"{bundle}: graphs.{graph}.outputs: found {listed(found['outputs'])}, expected {listed(outputs)}"
             )
 
 
@@ -246,21 +272,21 @@ def _check_transfers(manifest: Mapping[str, Any], bundle: str) -> None:
             found, expected = entry["synthesis"][arrays], manifest["graphs"]["synthesis"][arrays]
             if found != expected:
                 raise BundleError(
-                    f"{bundle}: transfers.{name}.synthesis.{arrays}: found {_shown(found)}, "
-                    f"expected those of graphs.synthesis, {_shown(expected)}"
+                    f"{bundle}: transfers.{name}.synthesis.{arrays}: found {shown(found)}, "
+                    f"expected those of graphs.synthesis, {shown(expected)}"
                 )
 
 
 def _check_precisions(manifest: Mapping[str, Any], bundle: str) -> None:
     """The same graphs in another precision stand in for those in fp32, so they take and give the same arrays."""
-    for precision, entry in manifest.get("precisions", {}).items():
+    for precision, entry in (manifest.get("precisions") or {}).items():
         field = f"precisions.{precision}"
         _check(precision, _one_of(*PRECISIONS[1:]), bundle, "precisions")
         _check(entry, PRECISION, bundle, field)
         for part in ("graphs", "transfers"):
             if entry[part].keys() != manifest[part].keys():
                 raise BundleError(
-                    f"{bundle}: {field}.{part}: found {_listed(entry[part])}, expected {_listed(manifest[part])}"
+                    f"{bundle}: {field}.{part}: found {listed(entry[part])}, expected {listed(manifest[part])}"
                 )
         pairs = [(f"graphs.{name}", entry["graphs"][name], manifest["graphs"][name]) for name in entry["graphs"]]
         pairs += [
@@ -271,18 +297,20 @@ def _check_precisions(manifest: Mapping[str, Any], bundle: str) -> None:
             for arrays in ("inputs", "outputs"):
                 if found[arrays] != expected[arrays]:
                     raise BundleError(
-                        f"{bundle}: {field}.{where}.{arrays}: found {_shown(found[arrays])}, "
-                        f"expected those in fp32, {_shown(expected[arrays])}"
+                        f"{bundle}: {field}.{where}.{arrays}: found {shown(found[arrays])}, "
+                        f"expected those in fp32, {shown(expected[arrays])}"
                     )
 
 
-def _listed(names: Any) -> str:
-    return ", ".join(sorted(names)) or "none"
+def listed(names: Iterable[str]) -> str:
+    """Names as they stand in a message: sorted, cut short."""
+    return _cut(", ".join(sorted(names)) or "none", 200)
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """A value as it stands in a message: the JSON of it, cut short; nothing where the field is missing."""
-    if value is None:
-        return "nothing"
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return "nothing" if value is None else _cut(json.dumps(value), 80)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."

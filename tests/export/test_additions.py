@@ -80,7 +80,7 @@ def exported_before(bundle, monkeypatch):
     paths = [bundle / "mapping.onnx", bundle / "synthesis.onnx", bundle / "transfers" / "ink" / "synthesis.onnx"]
     models = [onnx.load(path) for path in paths]
     remaining = iter(models)
-    monkeypatch.setattr(writer, "export_onnx", lambda graph: next(remaining))
+    monkeypatch.setattr(writer, "export_onnx", lambda graph, opset: next(remaining))
     return models
 
 
@@ -121,8 +121,9 @@ def test_everything_is_declared_and_verified(bundle):
     report = (bundle / "report.md").read_text()
     for batch in (1, 3):
         for output in ("inversion.w0", "transfers.ink.synthesis.image", "transfers.ink.synthesis.frame"):
-            what = f"{output}, batch {batch}"
-            assert what in manifest["verification"] and f"| {what} |" in report
+            for engine in ("openvino", "onnxruntime"):
+                assert f"{engine} fp32: {output}, batch {batch}" in manifest["verification"]
+                assert f"| {engine} fp32 | {output} |" in report
     assert "With it: inversion, from psp.safetensors" in report and "transfer ink, from style.safetensors" in report
     assert manifest["provenance"]["additions"].keys() == {"inversion", "transfer ink"}
     assert read_picture(bundle / "preview.png").shape == (2 * R, 8 * R, 3)

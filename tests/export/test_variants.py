@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from styleinv.export.graphs import graphs_of
-from styleinv.export.verify import reference_frames
+from styleinv.export.references import reference_frames
 from styleinv.export.writer import export_bundle
 from styleinv.runtime import Bundle, Rollout
 from styleinv.training.checkpoint import load_checkpoint, save_checkpoint
@@ -69,7 +69,7 @@ def test_bundles_of_variants_play_what_pytorch_makes(variant, monkeypatch):
     with Rollout.open(bundle, seed=4, label=label) as rollout:
         found = np.stack([rollout[t] for t in TIMES])
         batched = np.stack(list(rollout.frames(TIMES, batch=3)))
-    expected = reference_frames(model, "const", 4, TIMES).astype(int)
+    expected = np.stack([*reference_frames(model, "const", 4, TIMES)]).astype(int)
     assert np.abs(found.astype(int) - expected).max() <= 1
     assert np.abs(batched.astype(int) - expected).max() <= 1
     assert len({frame.tobytes() for frame in found}) == len(TIMES)

@@ -124,7 +124,7 @@ def motion_tensors() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="session")
 def make_bundle() -> Callable[..., TinyBundle]:
     """Writes a tiny bundle into a folder: make_bundle(folder, kind="styleinv", label_dim=0, inversion=False,
-    transfers=())."""
+    transfers=(), precisions=())."""
     pytest.importorskip("onnx", reason="the tiny bundle's graphs are made with onnx")
     pytest.importorskip("onnxruntime", reason="the tiny bundle runs on onnxruntime")
     return write_bundle
@@ -168,9 +168,15 @@ def random_motion_tensors(generator: np.random.Generator) -> dict[str, np.ndarra
 
 
 def write_bundle(
-    folder: Path, kind: str = "styleinv", label_dim: int = 0, inversion: bool = False, transfers: tuple[str, ...] = ()
+    folder: Path,
+    kind: str = "styleinv",
+    label_dim: int = 0,
+    inversion: bool = False,
+    transfers: tuple[str, ...] = (),
+    precisions: tuple[str, ...] = (),
 ) -> TinyBundle:
-    from styleinv.runtime.bundle import file_sha256, write_manifest
+    """Graphs of `precisions` lie in folders of that name; they say it only in the manifest, and compute in fp32."""
+    from styleinv.runtime.bundle import write_manifest
 
     folder.mkdir(parents=True)
     generator = np.random.default_rng(2)
@@ -185,6 +191,7 @@ def write_bundle(
         save_file(motion_tensors, folder / "motion.safetensors")
     others = [path for path in sorted(folder.iterdir()) if path.suffix != ".onnx"]
     styles = {name: generator.standard_normal(weights["S"].shape).astype(np.float32) for name in transfers}
+    in_precisions = {name: write_precision(folder, name, names, weights, label_dim, styles) for name in precisions}
     configuration = {"resolution": SIZE, "z_dim": Z, "w_dim": W, "label_dim": label_dim}
     write_manifest(
         folder,
@@ -195,35 +202,58 @@ def write_bundle(
             "noise": "const",
             "model": {"generator": configuration, "motion": MOTION, "encoder": {}, "input_residual": True},
             "graphs": graphs,
-            "files": {path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in others},
+            "files": {path.name: file_entry(path) for path in others},
             "engines": [],
-            "transfers": {name: write_transfer(folder, name, S) for name, S in styles.items()},
+            "transfers": {name: write_transfer(folder, "", name, S) for name, S in styles.items()},
             "provenance": {},
             "verification": {},
             "probes": {},
+            **({"precisions": in_precisions} if precisions else {}),
         },
     )
     return TinyBundle(folder, weights, motion_tensors, styles)
 
 
-def write_transfer(bundle: Path, name: str, S: np.ndarray) -> dict[str, Any]:
-    from styleinv.runtime.bundle import file_sha256
+def write_precision(
+    bundle: Path,
+    precision: str,
+    names: list[str],
+    weights: dict[str, np.ndarray],
+    label_dim: int,
+    styles: dict[str, np.ndarray],
+) -> dict[str, Any]:
+    folder = bundle / precision
+    folder.mkdir()
+    graphs = {name: write_graph(folder, name, weights, label_dim, "weights.bin") for name in names}
+    for name, graph in graphs.items():
+        graph.update(file=f"{precision}/{name}.onnx", precision=precision)
+    transfers = {name: write_transfer(bundle, f"{precision}/", name, S) for name, S in styles.items()}
+    for transfer in transfers.values():
+        transfer["synthesis"]["precision"] = precision
+    file = f"{precision}/weights.bin"
+    return {"graphs": graphs, "weights": {"file": file, **file_entry(bundle / file)}, "transfers": transfers}
 
-    folder = bundle / "transfers" / name
-    folder.mkdir(parents=True)
-    entry = write_graph(folder, "synthesis", {"S": S}, 0)
-    weights = folder / "synthesis.bin"
+
+def write_transfer(bundle: Path, prefix: str, name: str, S: np.ndarray) -> dict[str, Any]:
+    place = f"{prefix}transfers/{name}"
+    (bundle / place).mkdir(parents=True)
+    entry = write_graph(bundle / place, "synthesis", {"S": S}, 0)
+    weights = f"{place}/synthesis.bin"
     return {
-        "synthesis": {**entry, "file": f"transfers/{name}/synthesis.onnx"},
-        "weights": {
-            "file": f"transfers/{name}/synthesis.bin",
-            "sha256": file_sha256(weights),
-            "bytes": weights.stat().st_size,
-        },
+        "synthesis": {**entry, "file": f"{place}/synthesis.onnx"},
+        "weights": {"file": weights, **file_entry(bundle / weights)},
     }
 
 
-def write_graph(folder: Path, name: str, weights: dict[str, np.ndarray], label_dim: int) -> dict[str, Any]:
+def file_entry(file: Path) -> dict[str, Any]:
+    from styleinv.runtime.bundle import file_sha256
+
+    return {"sha256": file_sha256(file), "bytes": file.stat().st_size}
+
+
+def write_graph(
+    folder: Path, name: str, weights: dict[str, np.ndarray], label_dim: int, weights_file: str | None = None
+) -> dict[str, Any]:
     import onnx
 
     from styleinv.runtime.bundle import file_sha256
@@ -246,12 +276,12 @@ def write_graph(folder: Path, name: str, weights: dict[str, np.ndarray], label_d
         onnx.numpy_helper.from_array(array, key) for key, array in weights.items() if key in used
     )
     file = folder / f"{name}.onnx"
-    if name in ("synthesis", "frame"):  # the one large tensor stands outside, once for both
+    if name in ("synthesis", "frame"):  # the one large tensor stands outside
         onnx.save_model(
             model,
             file,
             save_as_external_data=True,
-            location=f"{name}.bin",
+            location=weights_file or f"{name}.bin",
             size_threshold=1024,
             convert_attribute=False,
         )

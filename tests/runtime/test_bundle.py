@@ -54,7 +54,7 @@ def test_no_bundle(tmp_path):
     refused(tmp_path / "file", "found a file, expected the folder of a bundle")
     refused(tmp_path, "found no manifest.json, expected one")
     (tmp_path / "manifest.json").mkdir()
-    refused(tmp_path, "expected a readable text")
+    refused(tmp_path, "manifest.json: found no file manifest.json, expected one")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,184 @@
+"""The yardstick of `styleinv bench --baseline`: the same frames from the training form, in PyTorch eager.
+
+    v_t from the motion network, on the host, as the bundle's own frames have it
+    s_t = style(w0, v_t)
+    w_t = w0 + encoder(x0, s_t)       all of the encoder, its once-per-clip part included, as a trainer calls it
+    frame t = synthesis(w_t), as bytes
+
+A second form keeps the encoder's once-per-clip part, as the bundle does, so that nothing of what is said about speed
+hides there. All forms take turns, since a machine is not equally fast all the time.
+
+Shapes: B frames of a batch, V size of the time code, W size of a latent, R resolution.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from styleinv.export.bench_playing import Clock, Milliseconds
+from styleinv.export.bench_start import Settings, frame_indices, played_label
+from styleinv.kernels.reference import to_uint8
+from styleinv.runtime.bundle import Bundle
+from styleinv.runtime.motion import MotionCodes
+from styleinv.runtime.noise import Z_DOMAIN, standard_normal
+from styleinv.runtime.rollout import Rollout
+from styleinv.runtime.sessions import Sessions
+from styleinv.training.checkpoint import load_checkpoint
+from styleinv.training.generator import Generator
+from styleinv.training.model import StyleInV
+
+Frames = npt.NDArray[np.uint8]  # [B, R, R, 3]
+Form = Callable[[Sequence[int]], Frames]  # frame indices -> frames, as one batch
+
+BLOCK = 5  # batches that are timed before another form has its turn
+ROUNDS = 10  # turns of each form that are timed, if so many frames are
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Milliseconds per frame of each form within the same minutes, and how near the frames are to each other."""
+
+    ours: Milliseconds
+    eager: Milliseconds
+    cached: Milliseconds | None  # eager, the once-per-clip part kept; None where the model has no such part
+    frames: int  # timed, of each form
+    psnr_db: float  # of ours against eager's, all frames together; infinite where they are equal
+    threads: int  # of PyTorch
+    torch: str  # its version
+
+    @property
+    def speedup_vs_eager(self) -> float:
+        """Median of eager over median of ours."""
+        return float(np.median(self.eager) / np.median(self.ours))
+
+    @property
+    def speedup_vs_eager_cached(self) -> float | None:
+        """The same for eager with the once-per-clip part kept."""
+        return None if self.cached is None else float(np.median(self.cached) / np.median(self.ours))
+
+
+def compare(rollout: Rollout, sessions: Sessions, checkpoint: Path, settings: Settings) -> Baseline:
+    """Plays the rollout's clip through the bundle and through PyTorch, in turns.
+
+    PyTorch gets as many threads as the engine, or, as the engine does, what it finds best where none are given.
+    Raises CheckpointError where the checkpoint cannot be read.
+    """
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    eager = Eager(checkpoint, sessions, settings.seed)
+    forms: dict[str, Form] = {"ours": lambda ts: np.stack(list(rollout.frames(ts, len(ts)))), "eager": eager.frames}
+    if eager.has_content:
+        forms["cached"] = partial(eager.frames, keep_content=True)
+    rounds = max(1, min(ROUNDS, settings.frames // (BLOCK * settings.batch)))
+    error = SquaredError()
+    times = alternate(forms, _batches(rollout.bundle, rounds, settings.batch), error.add)
+    return Baseline(
+        times["ours"],
+        times["eager"],
+        times.get("cached"),
+        frames=len(times["ours"]) * settings.batch,
+        psnr_db=error.psnr(),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+    )
+
+
+class Eager:
+    """The model in the form that is trained, drawing the frames of the clip with this seed."""
+
+    def __init__(self, checkpoint: Path, sessions: Sessions, seed: int) -> None:
+        model = load_checkpoint(checkpoint).model
+        assert isinstance(model, (StyleInV, Generator))  # no other kind's bundle plays
+        self._model = model if isinstance(model, StyleInV) else None
+        self._generator = model.generator if isinstance(model, StyleInV) else model
+        self._noise: str = sessions.bundle.manifest["noise"]
+        self._motion = MotionCodes(sessions.motion_network(), seed) if self._model else None
+        with torch.inference_mode():
+            self._w0 = self._first_latent(seed, played_label(sessions.bundle))  # [1, W]
+            self._x0 = self._generator.synthesis(self._w0, self._noise)  # [1, 3, R, R]
+            self._content = self._model.content(self._x0) if self._model else ()
+
+    @property
+    def has_content(self) -> bool:
+        """Whether there is something that could be computed once per clip."""
+        return bool(self._content)
+
+    def frames(self, ts: Sequence[int], keep_content: bool = False) -> Frames:
+        """The frames at these frame indices, with or without what was computed before."""
+        with torch.inference_mode():
+            w = self._w0.expand(len(ts), -1)
+            if self._model is not None and self._motion is not None:
+                v = torch.from_numpy(np.stack([self._motion.time_code(t) for t in ts]).astype(np.float32))  # [B, V]
+                content = self._content if keep_content else self._model.content(self._x0)
+                content = tuple(part.expand(len(ts), -1, -1, -1) for part in content)
+                w = self._model.latent(content, w, self._model.style(w, v))
+            frames: Frames = to_uint8(self._generator.synthesis(w, self._noise)).numpy()
+        return frames
+
+    def _first_latent(self, seed: int, label: int | None) -> torch.Tensor:
+        mapping = self._generator.mapping
+        z = torch.from_numpy(standard_normal(seed, Z_DOMAIN, 0, mapping.z_dim)).float()[None]
+        one_hot = None if label is None else torch.eye(mapping.label_dim)[label][None]
+        w0: torch.Tensor = mapping(z, label=one_hot)
+        return w0
+
+
+def alternate(
+    forms: Mapping[str, Form],
+    rounds: Sequence[Sequence[Sequence[int]]],
+    compared: Callable[[Frames, Frames], None],
+    clock: Clock = time.perf_counter,
+) -> dict[str, Milliseconds]:
+    """Milliseconds per frame of each form. In each round every form has a turn, and draws the same batches.
+
+    The first round is the warm-up, and not timed. Nor is a turn's first batch: the threads of the form before may still
+    keep the cores busy, waiting for more.
+
+    Args:
+        rounds: for each round its batches, for each of those its frame indices.
+        compared: is given the frames of the first form and those of the second.
+    """
+    times: dict[str, list[float]] = {name: [] for name in forms}
+    for turn, batches in enumerate(rounds):
+        drawn = []
+        for name, form in forms.items():
+            for number, ts in enumerate(batches):
+                begin = clock()
+                frames = form(ts)
+                if turn > 0 and number > 0:
+                    times[name].append(1000.0 * (clock() - begin) / len(ts))
+                drawn.append(frames)
+        for ours, eager in zip(drawn, drawn[len(batches) : 2 * len(batches)], strict=False):
+            compared(ours, eager)
+    return {name: np.array(milliseconds) for name, milliseconds in times.items()}
+
+
+class SquaredError:
+    """The mean squared difference of bytes over pairs of pictures."""
+
+    def __init__(self) -> None:
+        self._sum, self._count = 0, 0
+
+    def add(self, found: Frames, wanted: Frames) -> None:
+        """One more pair, of equal shapes."""
+        self._sum += int(np.square(found.astype(np.int64) - wanted).sum())
+        self._count += found.size
+
+    def psnr(self) -> float:
+        """Peak signal-to-noise ratio in decibels; infinite where no byte differs."""
+        return math.inf if self._sum == 0 else 10.0 * math.log10(255.0**2 * self._count / self._sum)
+
+
+def _batches(bundle: Bundle, rounds: int, batch: int) -> list[list[list[int]]]:
+    """The clip's frames in order, as batches: for each round, and one before them, BLOCK and one before them."""
+    ts = frame_indices(bundle)
+    return [[[next(ts) for _ in range(batch)] for _ in range(BLOCK + 1)] for _ in range(rounds + 1)]

@@ -1,0 +1,122 @@
+"""The machine that `styleinv bench` runs on: what it is, and the fastest arithmetic that was measured on it."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from styleinv.runtime.errors import EngineError
+from styleinv.runtime.sessions.openvino import import_openvino
+
+INSTRUCTION_SETS = {  # by their flags in /proc/cpuinfo, those that matter to the arithmetic of networks
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx512_bf16": "AVX-512 BF16",
+    "amx_bf16": "AMX BF16",
+    "asimd": "NEON",
+    "bf16": "BF16",
+}
+STACKS = ((256, 32), (512, 16))  # channels, and height and width, of stacks of equal 3x3 convolutions
+LAYERS = 6
+RUNS = 20
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a measurement is worth little without, and how busy it was in the minute before."""
+
+    processor: str
+    logical_cores: int  # that this process may use
+    instruction_sets: str
+    memory_gib: float
+    system: str
+    load_average: float  # programs that wanted to run at a time; 0 is an idle machine
+
+
+@dataclass(frozen=True)
+class Convolutions:
+    """The fastest convolutions measured: multiply-accumulates per second, in 10^9, and what computed them, how."""
+
+    gmac_per_s: float
+    by: str
+
+
+def describe_machine() -> Machine:
+    """This machine, as far as it says what it is."""
+    processor = _cpuinfo("model name") or platform.processor() or platform.machine()
+    flags = (_cpuinfo("flags") or _cpuinfo("Features") or "").split()
+    return Machine(
+        processor=processor,
+        logical_cores=usable_cores(),
+        instruction_sets=", ".join(name for flag, name in INSTRUCTION_SETS.items() if flag in flags),
+        memory_gib=round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
+        system=platform.platform(),
+        load_average=round(os.getloadavg()[0], 2),
+    )
+
+
+def usable_cores() -> int:
+    """How many logical cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def fastest_convolutions(precision: str, threads: int | None) -> Convolutions:
+    """Stacks of large convolutions, which are all arithmetic, through OpenVINO: the best of several runs.
+
+    The same yardstick for every engine: what this processor can do when nothing else holds it up.
+
+    Args:
+        precision: bf16, or else fp32, which CPUs compute fp16 graphs in.
+        threads: CPU threads; None lets OpenVINO decide.
+    Raises: EngineError where openvino is not installed.
+    """
+    hint = "bf16" if precision == "bf16" else "f32"
+    best = max(_stack_rate(channels, size, hint, threads) for channels, size in STACKS)
+    return Convolutions(best, f"openvino in {'bf16' if hint == 'bf16' else 'fp32'}")
+
+
+def _stack_rate(channels: int, size: int, hint: str, threads: int | None) -> float:
+    openvino = import_openvino()
+    try:
+        from openvino import opset13 as operators
+    except ImportError as error:
+        raise EngineError(f"the operators of openvino cannot be had ({error})") from error
+    random = np.random.default_rng(0)
+    picture = features = operators.parameter([1, channels, size, size], np.float32)
+    for _ in range(LAYERS):
+        weight = random.standard_normal((channels, channels, 3, 3), np.float32) / math.sqrt(9 * channels)
+        constant = operators.constant(weight.astype(np.float32))
+        features = operators.convolution(features, constant, [1, 1], [1, 1], [1, 1], [1, 1])
+    properties = {
+        "INFERENCE_PRECISION_HINT": hint,
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "1",
+        "INFERENCE_NUM_THREADS": threads or 0,
+    }
+    model = openvino.Model([features], [picture])
+    request = openvino.Core().compile_model(model, "CPU", properties).create_infer_request()
+    request.set_input_tensor(openvino.Tensor(random.standard_normal((1, channels, size, size), np.float32)))
+    seconds = []
+    for _ in range(RUNS):
+        begin = time.perf_counter()
+        request.infer()
+        seconds.append(time.perf_counter() - begin)
+    return LAYERS * 9 * channels**2 * size**2 / min(seconds) / 1e9
+
+
+def _cpuinfo(field: str) -> str | None:
+    """A field of /proc/cpuinfo, of the first core; None where there is none."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == field:
+                return value.strip()
+    return None
