@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from styleinv.export.graphs import EXACT, EXAMPLE_BATCH, Arithmetic, Graph, graphs_of
+from styleinv.export.arithmetic import EXACT, Arithmetic
+from styleinv.export.graphs import EXAMPLE_BATCH, Graph, graphs_of
 from styleinv.runtime.errors import BundleError, CheckpointError
 from styleinv.runtime.manifest import TRANSFER_NAME
 from styleinv.training.checkpoint import Checkpoint

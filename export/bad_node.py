@@ -31,8 +31,8 @@ OUT_OF_TOLERANCE = 1
 
 
 def find_bad_node(bundle: Bundle, name: str, way: Way, folder: Path, allowed: float | None = None) -> str:
-    """The first node of a graph whose value is out of tolerance on an engine, against ONNX Runtime on the same graph and
-    inputs, in words. The piece of the graph up to it is left in `folder`.
+    """The first node of a graph whose value is out of tolerance on an engine, against ONNX Runtime on the same graph
+    and inputs, in words. The piece of the graph up to it is left in `folder`.
 
     Args:
         allowed: the largest error over the largest value; None is what the precision is allowed.

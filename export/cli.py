@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from styleinv.export.upsampling import TARGETS
+from styleinv.export.forms import TARGETS
 from styleinv.export.writer import NOISE_MODES, export_bundle
 from styleinv.runtime.manifest import PRECISIONS, TRANSFER_NAME
 from styleinv.training.checkpoint import load_checkpoint

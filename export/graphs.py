@@ -21,10 +21,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from styleinv.export.arithmetic import EXACT, Arithmetic
 from styleinv.export.folding import FoldedLinear, constant
 from styleinv.export.inference_encoder import InferenceEncoder
-from styleinv.export.inference_synthesis import ChooseForm, InferenceSynthesis
-from styleinv.export.upsampling import measured_form
+from styleinv.export.inference_synthesis import InferenceSynthesis
 from styleinv.kernels.reference import to_uint8
 from styleinv.training.config import Config
 from styleinv.training.generator import Generator, MappingNetwork
@@ -53,17 +53,6 @@ class Graph:
     internal: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Arithmetic:
-    """How graphs compute: the dtype of what goes into convolutions, and the form of each upsampling one."""
-
-    dtype: torch.dtype
-    choose_form: ChooseForm
-
-
-EXACT = Arithmetic(torch.float32, functools.partial(measured_form, "openvino"))
-
-
 class MappingGraph(nn.Module):
     """z [B, Z], truncation_psi [B] and, where conditional, label [B, label_dim] -> w0 [B, W]."""
 
@@ -87,7 +76,7 @@ class SynthesisGraph(nn.Module):
 
     def __init__(self, generator: Generator, noise: str, arithmetic: Arithmetic) -> None:
         super().__init__()
-        self.synthesis = InferenceSynthesis(generator.synthesis, noise, arithmetic.choose_form, arithmetic.dtype)
+        self.synthesis = InferenceSynthesis(generator.synthesis, noise, arithmetic)
 
     def forward(self, w: Tensor) -> tuple[Tensor, Tensor]:
         image = self.synthesis(w)
@@ -159,11 +148,10 @@ def graphs_of(
     `noise` is 'const' (the model's fixed noise, baked in) or 'none'.
     """
     draws = torch.Generator().manual_seed(seed)
-    dtype = arithmetic.dtype
+    resolution = config.model.generator.resolution
     if isinstance(model, InversionModel):
-        resolution = config.model.generator.resolution
         image = torch.rand(batch, 3, resolution, resolution, generator=draws) * 2 - 1
-        build = functools.partial(InferenceEncoder, model.encoder, dtype, model.latent_average)
+        build = functools.partial(InferenceEncoder, model.encoder, resolution, arithmetic, model.latent_average)
         return [Graph("inversion", model, build, {"image": image}, ("w0",))]
     if isinstance(model, Generator):
         return _picture_graphs(model, config, noise, batch, draws, arithmetic)
@@ -186,7 +174,7 @@ def graphs_of(
         build_latent = functools.partial(EncoderlessLatentGraph, model)
         return [*pictures, Graph("latent", reference, build_latent, inputs, ("w",), ("style",))]
     base = None if model.input_residual else model.latent_average
-    encoder = functools.cache(functools.partial(InferenceEncoder, model.encoder, dtype, base))
+    encoder = functools.cache(functools.partial(InferenceEncoder, model.encoder, resolution, arithmetic, base))
     content = dict(zip(("features", "prepared"), model.content(x0), strict=True))
     return [
         *pictures,

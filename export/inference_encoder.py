@@ -16,55 +16,67 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from styleinv.export.folding import FoldedConv2d, after_norm, before_norm, constant, stored
+from styleinv.export.arithmetic import Arithmetic
+from styleinv.export.folding import after_norm, before_norm, constant, stored
 from styleinv.export.inference_synthesis import InferenceModulatedConv2d, Styles
+from styleinv.export.winograd import paired, unpaired
 from styleinv.kernels.reference import LEAKY_SLOPE, instance_normalize, modulate
 from styleinv.training.encoder import Bottleneck, Encoder, ModulatedBlock, SqueezeExcitation, TemporalBlock
 from styleinv.training.layers import EqualizedLinear
 
 
 class FoldedBottleneck(nn.Module):
-    """[B, I, H, W] -> [B, O, H/stride, W/stride], of `dtype`."""
+    """[B, I, H, W] -> [B, O, H/stride, W/stride], of `dtype`. Whether rows are paired is said for what comes in and for
+    what goes out; both are the same where the stride is 1."""
 
-    def __init__(self, unit: Bottleneck, dtype: torch.dtype) -> None:
+    def __init__(self, unit: Bottleneck, arithmetic: Arithmetic, pairs_in: bool, pairs_out: bool) -> None:
         super().__init__()
         first_norm, first, activation, second, second_norm, excitation = unit.residual
         assert isinstance(first_norm, nn.BatchNorm2d) and isinstance(first, nn.Conv2d)
         assert isinstance(second, nn.Conv2d) and isinstance(second_norm, nn.BatchNorm2d)
         assert isinstance(activation, nn.PReLU) and isinstance(excitation, SqueezeExcitation)
         self.stride = second.stride[0]
-        weight, shift = after_norm(first_norm, first, dtype)
+        weight, shift = after_norm(first_norm, first, arithmetic.dtype)
         self.shift = constant(shift[:, None, None])
-        self.first = FoldedConv2d(weight, dtype=dtype)
+        self.first = arithmetic.conv2d(weight, pairs_rows=pairs_in)
         self.slope = constant(activation.weight)
-        self.second = FoldedConv2d(*before_norm(second, second_norm), stride=self.stride, dtype=dtype)
+        weight, bias = before_norm(second, second_norm)
+        self.second = arithmetic.conv2d(weight, bias, stride=self.stride, pairs_rows=pairs_out)
         self.squeeze = constant(excitation.squeeze.weight[:, :, 0, 0])
         self.excite = constant(excitation.excite.weight[:, :, 0, 0])
-        self.shortcut: FoldedConv2d | None = None
+        self.shortcut: nn.Module | None = None
         if isinstance(unit.shortcut, nn.Sequential):
             conv, norm = unit.shortcut
             assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
-            self.shortcut = FoldedConv2d(*before_norm(conv, norm), stride=self.stride, dtype=dtype)
-        self.dtype = dtype
+            self.shortcut = arithmetic.conv2d(*before_norm(conv, norm), stride=self.stride)
+        self.unpairs, self.pairs = self.stride > 1 and pairs_in, self.stride > 1 and pairs_out
+        self.dtype = arithmetic.dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.second(stored(F.prelu(self.first(stored(x + self.shift, self.dtype)), self.slope), self.dtype))
+        y = stored(F.prelu(self.first(stored(x + self.shift, self.dtype)), self.slope), self.dtype)
+        if self.unpairs:  # every other row is asked for
+            x, y = unpaired(x), unpaired(y)
+        y = self.second(y)
         gate = F.linear(torch.relu(F.linear(y.mean(dim=(2, 3)), self.squeeze)), self.excite)
         if self.shortcut is not None:
             x = self.shortcut(x)
         elif self.stride > 1:
             x = x[:, :, :: self.stride, :: self.stride]
-        return stored(y * torch.sigmoid(gate)[:, :, None, None] + x, self.dtype)
+        x = stored(y * torch.sigmoid(gate)[:, :, None, None] + x, self.dtype)
+        return paired(x) if self.pairs else x
 
 
 class InferenceTemporalBlock(nn.Module):
     """AdaIN, leaky ReLU, convolution, twice, around a shortcut: x [B, C, H, W] of `dtype` -> the same."""
 
-    def __init__(self, block: TemporalBlock, dtype: torch.dtype) -> None:
+    def __init__(self, block: TemporalBlock, arithmetic: Arithmetic, pairs_rows: bool, size: int) -> None:
         super().__init__()
-        self.conv1 = _plain(block.conv1, 1.0, dtype)
-        self.conv2 = _plain(block.conv2, block.gain, dtype)
-        self.gain, self.dtype = block.gain, dtype
+        first, second = block.conv1, block.conv2
+        assert first.bias is not None and second.bias is not None
+        weight, bias = second.weight.double() * block.gain, second.bias.double() * block.gain
+        self.conv1 = arithmetic.conv2d(first.weight.double(), first.bias.double(), pairs_rows=pairs_rows)
+        self.conv2 = arithmetic.conv2d(weight, bias, pairs_rows=pairs_rows)
+        self.gain, self.dtype = block.gain, arithmetic.dtype
 
     def prepare(self, x: Tensor) -> Tensor:
         """The normalisation, which does not see the style: float32 [B, C, H, W]."""
@@ -83,12 +95,12 @@ class InferenceTemporalBlock(nn.Module):
 class InferenceModulatedBlock(nn.Module):
     """Two modulated convolutions beside a 1x1 one: x [B, C, H, W] of `dtype` -> the same."""
 
-    def __init__(self, block: ModulatedBlock, dtype: torch.dtype) -> None:
+    def __init__(self, block: ModulatedBlock, arithmetic: Arithmetic, pairs_rows: bool, size: int) -> None:
         super().__init__()
-        self.skip = FoldedConv2d(block.skip.weight.double() * block.skip.weight_gain, dtype=dtype)
-        self.conv1 = InferenceModulatedConv2d(block.conv1, "none", None, dtype)
-        self.conv2 = InferenceModulatedConv2d(block.conv2, "none", None, dtype)
-        self.dtype = dtype
+        self.skip = arithmetic.conv2d(block.skip.weight.double() * block.skip.weight_gain)
+        self.conv1 = InferenceModulatedConv2d(block.conv1, "none", size, arithmetic, pairs_rows)
+        self.conv2 = InferenceModulatedConv2d(block.conv2, "none", size, arithmetic, pairs_rows)
+        self.dtype = arithmetic.dtype
 
     def prepare(self, x: Tensor) -> Tensor:
         """The 1x1 convolution, which does not see the style: float32 [B, C, H, W]."""
@@ -100,42 +112,54 @@ class InferenceModulatedBlock(nn.Module):
 
 
 class InferenceEncoder(nn.Module):
-    """Built from the training form, which stays as it is; `base` [W] is added to what the head gives."""
+    """Built from the training form, which stays as it is. `resolution` is that of the pictures it will see, in pixels;
+    `base` [W] is added to what the head gives."""
 
-    def __init__(self, encoder: Encoder, dtype: torch.dtype, base: Tensor | None = None) -> None:
+    def __init__(self, encoder: Encoder, resolution: int, arithmetic: Arithmetic, base: Tensor | None = None) -> None:
         super().__init__()
         conv, norm, activation = encoder.stem
         assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and isinstance(activation, nn.PReLU)
-        self.stem = FoldedConv2d(*before_norm(conv, norm), dtype=dtype)
+        self.stem = arithmetic.conv2d(*before_norm(conv, norm))
         self.stem_slope = constant(activation.weight)
         self.bottlenecks = nn.ModuleList()
-        for unit in encoder.bottlenecks:
-            assert isinstance(unit, Bottleneck)
-            self.bottlenecks.append(FoldedBottleneck(unit, dtype))
         self.temporal = nn.ModuleDict()  # keyed by the index of the bottleneck that it follows
         affines: list[EqualizedLinear] = []
-        for index, block in encoder.temporal.items():
-            assert isinstance(block, (TemporalBlock, ModulatedBlock))
-            kind = InferenceTemporalBlock if isinstance(block, TemporalBlock) else InferenceModulatedBlock
-            self.temporal[index] = kind(block, dtype)
-            affines += block.affines()
+        size, pairs_rows = resolution, False  # those of the picture, and of what the stem makes of it
+        for index, unit in enumerate(encoder.bottlenecks):
+            assert isinstance(unit, Bottleneck)
+            width, stride = unit.residual[3].out_channels, unit.residual[3].stride[0]
+            size = -(-size // stride)
+            pairs_out = arithmetic.pairs_rows(width, size) if stride > 1 else pairs_rows
+            self.bottlenecks.append(FoldedBottleneck(unit, arithmetic, pairs_rows, pairs_out))
+            pairs_rows = pairs_out
+            if str(index) in encoder.temporal:
+                block = encoder.temporal[str(index)]
+                assert isinstance(block, (TemporalBlock, ModulatedBlock))
+                kind = InferenceTemporalBlock if isinstance(block, TemporalBlock) else InferenceModulatedBlock
+                self.temporal[str(index)] = kind(block, arithmetic, pairs_rows, size)
+                affines += block.affines()
+            if index == encoder.content_depth - 1:
+                self.content_pairs_rows = pairs_rows
         self.styles = Styles(affines, [1.0] * len(affines)) if affines else None
         self.content_depth = encoder.content_depth
         self.head_weight, self.head_bias = _head(encoder, base)
-        self.dtype = dtype
+        self.dtype = arithmetic.dtype
 
     def content(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """image [B, 3, H, W] -> features at the first temporal block, and prepared for it: two float32 [B, C, h, w]."""
         x = self._stem(image)
         for bottleneck in self.bottlenecks[: self.content_depth]:
             x = bottleneck(x)
-        return x.float(), self.temporal[str(self.content_depth - 1)].prepare(x)
+        prepared = self.temporal[str(self.content_depth - 1)].prepare(x)
+        return (unpaired(x).float(), unpaired(prepared)) if self.content_pairs_rows else (x.float(), prepared)
 
     def offset(self, features: Tensor, prepared: Tensor, style: Tensor) -> Tensor:
         """Content [B, C, h, w] twice, temporal style [B, S] -> base + delta [B, W]."""
         assert self.styles is not None
         styles = iter(self.styles(style))
         x = stored(features, self.dtype)
+        if self.content_pairs_rows:
+            x, prepared = paired(x), paired(prepared)
         x = self.temporal[str(self.content_depth - 1)].modulate(x, prepared, next(styles), next(styles))
         for index in range(self.content_depth, len(self.bottlenecks)):
             x = self.bottlenecks[index](x)
@@ -156,11 +180,6 @@ class InferenceEncoder(nn.Module):
 
     def _head_of(self, x: Tensor) -> Tensor:
         return F.linear(x.float().mean(dim=(2, 3)), self.head_weight, self.head_bias)
-
-
-def _plain(conv: nn.Conv2d, gain: float, dtype: torch.dtype) -> FoldedConv2d:
-    assert conv.bias is not None
-    return FoldedConv2d(conv.weight.double() * gain, conv.bias.double() * gain, dtype=dtype)
 
 
 def _head(encoder: Encoder, base: Tensor | None) -> tuple[nn.Parameter, nn.Parameter]:

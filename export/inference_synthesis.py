@@ -13,22 +13,20 @@ Shapes: B batch, W size of a latent, I input channels, O output channels, H W he
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from styleinv.export.arithmetic import Arithmetic
 from styleinv.export.folding import constant, row_scale, stored
-from styleinv.export.upsampling import MODULES, Form
+from styleinv.export.upsampling import MODULES as UPSAMPLING
+from styleinv.export.winograd import PairedWinogradConv2d, WinogradConv2d
 from styleinv.kernels.reference import LEAKY_SLOPE, upsample2d
 from styleinv.training.generator import SynthesisNetwork, ToRGB
 from styleinv.training.layers import EqualizedLinear, ModulatedConv2d
 
 EPSILON = 1e-8  # of the demodulation
 SMALLEST_STYLE = 1e-12  # what a style's largest magnitude is taken to be at least, so that none divides by zero
-
-ChooseForm = Callable[[int, int, int], Form]  # input channels, output channels, input resolution -> form
 
 
 class Styles(nn.Module):
@@ -48,20 +46,34 @@ class Styles(nn.Module):
 
 class InferenceModulatedConv2d(nn.Module):
     """A modulated 3x3 convolution and what follows it: x [B, I, H, W] of `dtype`, style [B, I] -> the same dtype,
-    [B, O, H, W], or [B, O, 2H, 2W] where it has an upsampling form."""
+    [B, O, H, W], or [B, O, 2H, 2W] where it upsamples; `size` is H.
 
-    def __init__(self, layer: ModulatedConv2d, noise: str, form: Form | None, dtype: torch.dtype) -> None:
+    With `pairs_rows` it has pictures with their rows paired, in and out (see `winograd.py`); then without noise.
+    """
+
+    def __init__(
+        self,
+        layer: ModulatedConv2d,
+        noise: str,
+        size: int,
+        arithmetic: Arithmetic,
+        pairs_rows: bool = False,
+    ) -> None:
         super().__init__()
         weight = layer.weight.double()
+        outputs, inputs = weight.shape[:2]
         rows = row_scale(weight) * (4 if layer.upsample else 1)  # the upsampling filter's taps add up to 4
         weight = weight / rows[:, None, None, None]
         gain = layer.gain
         if layer.upsample:
-            assert form is not None
-            self.upsample: nn.Module | None = MODULES[form](weight, dtype)
+            form = arithmetic.upsampling(inputs, outputs, size)
+            self.conv: nn.Module = UPSAMPLING[form](weight, arithmetic.dtype)
+        elif pairs_rows:
+            self.conv = PairedWinogradConv2d(weight)
+        elif arithmetic.convolution(inputs, outputs, size) == "winograd":
+            self.conv = WinogradConv2d(weight)
         else:
-            self.upsample = None
-            self.weight = constant(weight, dtype)
+            self.conv = PlainConv2d(weight, arithmetic.dtype)
         # gain / sqrt(sum s^2 q + eps / m^2) = 1 / sqrt(sum s^2 (q / gain^2) + (eps / gain^2) / m^2)
         self.squares = constant(weight.square().sum(dim=(2, 3)).t() / gain**2)  # [I, O]
         self.epsilon = constant(EPSILON / (rows * gain).square())  # [O]
@@ -70,13 +82,12 @@ class InferenceModulatedConv2d(nn.Module):
         if layer.use_noise and noise == "const":
             self.noise = constant(layer.noise.double() * layer.noise_strength.double() * gain)  # [R, R]
         self.clamp = layer.clamp
-        self.dtype = dtype
+        self.dtype = arithmetic.dtype
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         style, largest = normalized(style)
         demodulation = torch.rsqrt(style.square() @ self.squares + self.epsilon / largest.square())  # [B, O]
-        x = x * style.to(self.dtype)[:, :, None, None]
-        x = F.conv2d(x, self.weight, padding=1) if self.upsample is None else self.upsample(x)
+        x = self.conv(x * style.to(self.dtype)[:, :, None, None])
         x = x.float() * demodulation[:, :, None, None] + self.bias
         if self.noise is not None:
             x = x + self.noise
@@ -106,13 +117,23 @@ class InferenceToRGB(nn.Module):
         return rgb if self.clamp is None else rgb.clamp(-self.clamp, self.clamp)
 
 
-class InferenceSynthesis(nn.Module):
-    """Built from the training form, which stays as it is. `noise` is 'const' or 'none'; `choose_form` says how each
-    upsampling layer computes."""
+class PlainConv2d(nn.Module):
+    """[B, I, H, W] -> [B, O, H, W], padded by one pixel, all of `dtype`."""
 
-    def __init__(self, synthesis: SynthesisNetwork, noise: str, choose_form: ChooseForm, dtype: torch.dtype) -> None:
+    def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
         super().__init__()
-        self.const = constant(synthesis.const[None], dtype)
+        self.weight = constant(weight, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, padding=1)
+
+
+class InferenceSynthesis(nn.Module):
+    """Built from the training form, which stays as it is; `noise` is 'const' or 'none'."""
+
+    def __init__(self, synthesis: SynthesisNetwork, noise: str, arithmetic: Arithmetic) -> None:
+        super().__init__()
+        self.const = constant(synthesis.const[None], arithmetic.dtype)
         self.convs = nn.ModuleList()
         self.pictures = nn.ModuleList()
         affines: list[EqualizedLinear] = []
@@ -121,14 +142,12 @@ class InferenceSynthesis(nn.Module):
         size = 4
         for block in synthesis.blocks:
             for conv in block.convs:
-                outputs, inputs = conv.weight.shape[:2]
-                form = choose_form(inputs, outputs, size) if conv.upsample else None
-                self.convs.append(InferenceModulatedConv2d(conv, noise, form, dtype))
+                self.convs.append(InferenceModulatedConv2d(conv, noise, size, arithmetic))
                 affines.append(conv.affine)
                 gains.append(1.0)
                 size *= 2 if conv.upsample else 1
             self.convs_of_block.append(len(block.convs))
-            self.pictures.append(InferenceToRGB(block.to_rgb, dtype))
+            self.pictures.append(InferenceToRGB(block.to_rgb, arithmetic.dtype))
             affines.append(block.to_rgb.affine)
             gains.append(block.to_rgb.weight_gain)
         self.styles = Styles(affines, gains)

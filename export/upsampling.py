@@ -1,4 +1,4 @@
-"""The upsampling convolution in three exact forms, and which of them a layer takes.
+"""The upsampling convolution in three exact forms; `forms.py` says which of them a layer takes.
 
 All of them are the stride-2 transposed convolution of a 3x3 weight, followed by the FIR filter outer([1,3,3,1]) / 16
 (StyleGAN2-ADA's conv0). Seen as a polyphase filter, an output pixel (2i + a, 2j + b) depends on its phase (a, b).
@@ -12,11 +12,7 @@ Shapes: B batch, I input channels, O output channels, H W height and width.
 
 from __future__ import annotations
 
-import functools
-import json
-import math
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +23,6 @@ from styleinv.kernels.reference import FIR_TAPS
 
 Form = Literal["transposed", "split", "polyphase"]
 FORMS: tuple[Form, ...] = get_args(Form)
-TARGETS = ("openvino", "onnxruntime")  # engines that the forms were timed on
-TABLE = Path(__file__).with_name("upsampling.json")
 
 
 class Transposed(nn.Module):
@@ -85,25 +79,6 @@ MODULES: dict[Form, type[Transposed] | type[Split] | type[Polyphase]] = {
     "split": Split,
     "polyphase": Polyphase,
 }
-
-
-def measured_form(target: str, inputs: int, outputs: int, size: int) -> Form:
-    """The fastest form of a layer from `inputs` channels of size x size pixels to `outputs` channels, on the engine
-    `target`, one of `TARGETS`: that of the layer most like it of those that were timed (upsampling.json, which
-    `upsampling_times.py` writes)."""
-
-    def distance(layer: list[Any]) -> float:
-        return math.dist([math.log2(number) for number in layer[:3]], [math.log2(n) for n in (inputs, outputs, size)])
-
-    form: Form = min(_timed_layers()[target], key=distance)[3]
-    return form
-
-
-@functools.cache
-def _timed_layers() -> dict[str, list[list[Any]]]:
-    """For each target, the layers that were timed: input channels, output channels, input resolution, fastest form."""
-    table: dict[str, list[list[Any]]] = json.loads(TABLE.read_text(encoding="utf-8"))
-    return table
 
 
 def polyphase_weight(weight: Tensor) -> Tensor:

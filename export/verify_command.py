@@ -153,8 +153,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--find-node", metavar="GRAPH",
         help="instead: bisect one graph for the first node at which the engine leaves the tolerance")  # fmt: skip
     add("--allowed", type=real_number("a number above 0", lambda number: number > 0.0), metavar="ERROR",
-        help="with --find-node: the largest error over the largest value (default: what the precision is allowed)")  # fmt: skip
-    add("--out", type=Path, metavar="DIR",
-        help="where the report goes (default: into the bundle); with --find-node, the piece of the graph (default: here)")  # fmt: skip
+        help="with --find-node: the largest error over the largest value (default: the precision's)")  # fmt: skip
+    add("--out", type=Path, metavar="DIR", help="where the report goes (default: into the bundle); with --find-node, "
+        "where the piece of the graph goes (default: here)")  # fmt: skip
     add("--no-verify-hash", action="store_true", help="open the bundle without comparing SHA-256 of its files")
     return parser

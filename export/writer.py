@@ -21,13 +21,12 @@ from torch import nn
 from tqdm import tqdm
 
 from styleinv.export.additions import Additions, bundle_graphs
-from styleinv.export.arithmetic_cost import multiply_accumulates
-from styleinv.export.graphs import Arithmetic
+from styleinv.export.arithmetic import Arithmetic, arithmetic_in
+from styleinv.export.forms import TARGETS
+from styleinv.export.multiplications import multiply_accumulates
 from styleinv.export.onnx_graph import WEIGHTS_FILE, array_specs, export_onnx, join, opset_of, write_models
-from styleinv.export.precisions import arithmetic_in
 from styleinv.export.references import SEED, sample_label
 from styleinv.export.report import write_reports
-from styleinv.export.upsampling import TARGETS
 from styleinv.export.verify import Verification, verify, ways_of
 from styleinv.runtime.bundle import FORMAT_VERSION, MANIFEST_NAME, MOTION_FILE, Bundle, file_sha256, write_manifest
 from styleinv.runtime.errors import BundleError

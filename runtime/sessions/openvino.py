@@ -11,6 +11,10 @@ from styleinv.runtime.sessions.base import Array, Bound, CpuSession, SessionOpti
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}  # said always: OpenVINO's own default on a CPU with bfloat16 is bfloat16
 
+# Graphs that give w0, once per clip. They are computed in float32 in every precision, as w0 is in every latent of the
+# clip: rounding it would cost frames some 5 dB, and computing it exactly costs milliseconds.
+EXACT_GRAPHS = ("mapping", "inversion")
+
 
 def open_session(graph: GraphSpec, options: SessionOptions) -> OpenVinoSession:
     """Loads one graph. Raises EngineError (see `OpenVinoSession`)."""
@@ -39,11 +43,12 @@ class OpenVinoSession(CpuSession):
 
     def __init__(self, graph: GraphSpec, options: SessionOptions) -> None:
         openvino = import_openvino()
-        super().__init__(graph, f"openvino {_version(openvino)} (CPU, {options.precision})")
+        precision = "fp32" if graph.name in EXACT_GRAPHS else options.precision
+        super().__init__(graph, f"openvino {_version(openvino)} (CPU, {precision})")
         self._core: Any = openvino.Core()
         self._tensor = openvino.Tensor
         self._properties = {
-            "INFERENCE_PRECISION_HINT": HINTS[options.precision],
+            "INFERENCE_PRECISION_HINT": HINTS[precision],
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",
             "INFERENCE_NUM_THREADS": options.threads or 0,  # 0: as many as there are cores

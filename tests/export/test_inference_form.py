@@ -11,14 +11,14 @@ import torch
 from polygraphy.backend.onnx import fold_constants
 from torch import nn
 
-from styleinv.export.arithmetic_cost import multiply_accumulates
+from styleinv.export.arithmetic import EXACT, Arithmetic, arithmetic_in
 from styleinv.export.comparison import compare
 from styleinv.export.folding import LARGEST_STORED, FoldedConv2d, FoldedLinear, after_norm, row_scale
-from styleinv.export.graphs import Arithmetic, Graph, graphs_of
+from styleinv.export.graphs import Graph, graphs_of
 from styleinv.export.inference_encoder import FoldedBottleneck, InferenceEncoder
 from styleinv.export.inference_synthesis import InferenceSynthesis
+from styleinv.export.multiplications import multiply_accumulates
 from styleinv.export.onnx_graph import export_onnx, opset_of
-from styleinv.export.precisions import arithmetic_in
 from styleinv.export.upsampling import FORMS
 from styleinv.kernels.reference import modulated_conv2d
 from styleinv.training.config import with_overrides
@@ -45,17 +45,27 @@ def synthesis_network(seed=0, resolution=16, channels=512, clamp=CLAMP, **option
     return network.requires_grad_(False)
 
 
-def form(network, dtype=torch.float32, noise="const", upsampling="transposed"):
-    return InferenceSynthesis(network, noise, lambda *layer: upsampling, dtype)
+def arithmetic(dtype=torch.float32, upsampling="transposed", convolution="direct"):
+    """The same forms for every layer; Winograd's where the number of rows is even."""
+    return Arithmetic(
+        dtype, lambda *layer: upsampling, lambda inputs, outputs, size: "direct" if size % 2 else convolution
+    )
+
+
+def form(network, dtype=torch.float32, noise="const", upsampling="transposed", convolution="direct"):
+    return InferenceSynthesis(network, noise, arithmetic(dtype, upsampling, convolution))
 
 
 @pytest.mark.parametrize("noise", ["const", "none"])
 @pytest.mark.parametrize("clamp", [None, 0.7, CLAMP])
-@pytest.mark.parametrize("upsampling", FORMS)
-def test_synthesis_agrees(noise, clamp, upsampling):
+@pytest.mark.parametrize(
+    ("upsampling", "convolution"), [(form, "direct") for form in FORMS] + [("transposed", "winograd")]
+)
+def test_synthesis_agrees(noise, clamp, upsampling, convolution):
     network = synthesis_network(clamp=clamp)
     w = torch.randn(3, 12)
-    assert relative(form(network, noise=noise, upsampling=upsampling)(w), network(w, noise)) < 2e-6
+    found = form(network, noise=noise, upsampling=upsampling, convolution=convolution)(w)
+    assert relative(found, network(w, noise)) < 3e-6
 
 
 def test_synthesis_without_noise_agrees():
@@ -104,7 +114,7 @@ def test_bottleneck_agrees_at_borders_too(inputs, outputs, stride, size):
     """At 1 and 2 pixels every pixel is a border, where the padding of what is normalised shows."""
     unit = bottleneck(inputs, outputs, stride)
     x = torch.randn(2, inputs, size, size)
-    found = FoldedBottleneck(unit, torch.float32)(x)
+    found = FoldedBottleneck(unit, EXACT, False, False)(x)
     expected = unit.double()(x.double())
     assert found.shape == expected.shape and relative(found, expected) < 2e-6
 
@@ -124,15 +134,27 @@ def test_a_norm_of_almost_no_scale_folds(dtype, scale):
     assert relative(found, expected) < 3 * torch.finfo(dtype).eps
 
 
+# At which sizes, of the encoder's 16, 8, 4 and 2 pixels, rows are paired: nowhere, everywhere, or at some.
+PAIRED_SIZES = [(), (2, 4, 8, 16), (8,), (4, 2), (8, 2)]
+
+
 @pytest.mark.parametrize("modulation", ["adain", "convolution"])
-@pytest.mark.parametrize("pca", [0, 5])
-def test_encoder_agrees(modulation, pca):
+@pytest.mark.parametrize(("pca", "where"), [(0, "stage"), (5, "stage"), (0, "bottleneck")])
+@pytest.mark.parametrize("sizes", PAIRED_SIZES)
+def test_encoder_agrees(modulation, pca, where, sizes):
     torch.manual_seed(1)
-    encoder = Encoder(12, (16, 32), (2, 2), temporal_blocks="stage", modulation=modulation, pca_components=pca).eval()
+    encoder = Encoder(
+        12, (16, 32, 16), (2, 1, 2), temporal_blocks=where, modulation=modulation, pca_components=pca
+    ).eval()
     encoder.requires_grad_(False)
     image, style = torch.rand(2, 3, 16, 16) * 2 - 1, torch.randn(2, 12)
     base = torch.randn(12)
-    found = InferenceEncoder(encoder, torch.float32, base)
+    forms = Arithmetic(
+        torch.float32,
+        lambda *layer: "transposed",
+        lambda inputs, outputs, size: "winograd" if size in sizes else "direct",
+    )
+    found = InferenceEncoder(encoder, 16, forms, base)
     content = found.content(image)
     for ours, theirs in zip(content, encoder.content(image), strict=True):
         assert relative(ours, theirs) < 1e-5
@@ -153,9 +175,9 @@ def exported(small_config):
     model = initialize(config, seed=3)
     graphs = {}
     for precision in ("fp32", "fp16", "bf16"):
-        arithmetic = arithmetic_in(precision)
-        for graph in graphs_of(model, config, "const", arithmetic=arithmetic):
-            graphs[precision, graph.name] = graph, export_onnx(graph, opset_of(arithmetic.dtype))
+        of_precision = arithmetic_in(precision)
+        for graph in graphs_of(model, config, "const", arithmetic=of_precision):
+            graphs[precision, graph.name] = graph, export_onnx(graph, opset_of(of_precision.dtype))
     return graphs
 
 
@@ -295,7 +317,7 @@ def test_a_convolution_in_fp16_gives_no_more_than_its_largest_input():
 @pytest.mark.parametrize("dtype", HALF)
 def test_half_precision_is_close(small_config, dtype):
     model = initialize(small_config, seed=3)
-    for graph in graphs_of(model, small_config, "const", arithmetic=Arithmetic(dtype, lambda *layer: "split")):
+    for graph in graphs_of(model, small_config, "const", arithmetic=arithmetic(dtype, "split")):
         inputs = tuple(graph.inputs.values())
         found, expected = graph.build()(*inputs), graph.reference(*inputs)
         pairs = [(found, expected)] if isinstance(expected, torch.Tensor) else zip(found, expected, strict=True)
