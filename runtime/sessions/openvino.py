@@ -7,6 +7,7 @@ from typing import Any
 
 from styleinv.runtime.bundle import GraphSpec
 from styleinv.runtime.errors import EngineError
+from styleinv.runtime.mapped_pages import release_mapped_pages
 from styleinv.runtime.sessions.base import Array, Bound, CpuSession, SessionOptions, check_file_names, output_buffers
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}  # said always: OpenVINO's own default on a CPU with bfloat16 is bfloat16
@@ -36,7 +37,7 @@ class OpenVinoSession(CpuSession):
     """One graph on the CPU.
 
     It is compiled for one batch size at a time, which is faster than once for all: half of the synthesis would run
-    twice as long. Weights are memory-mapped, read once and packed for this CPU; the mapping is let go.
+    twice as long. Weights are memory-mapped, read once and packed for this CPU.
 
     Raises: EngineError where openvino is missing or does not load the file.
     """
@@ -66,6 +67,8 @@ class OpenVinoSession(CpuSession):
         model = self._core.read_model(str(self.graph.file))
         model.reshape({port.any_name: [batch, *list(port.partial_shape)[1:]] for port in model.inputs})
         request = self._core.compile_model(model, "CPU", self._properties).create_infer_request()
+        # OpenVINO keeps the file mapped and has packed the weights for this CPU: half of the memory would be unused.
+        release_mapped_pages(self.graph.file.parent)
         buffers = output_buffers(self.graph, batch)
         for name, buffer in buffers.items():
             request.set_tensor(name, self._tensor(buffer, shared_memory=True))
