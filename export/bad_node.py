@@ -17,11 +17,11 @@ import numpy as np
 import onnx
 
 from styleinv.export.comparison import compare
-from styleinv.export.onnx_graph import array_specs
+from styleinv.export.onnx_graph import graph_spec
 from styleinv.export.references import sample_inputs
 from styleinv.export.tolerances import TOLERANCES
 from styleinv.export.verify import REFERENCE_ENGINE, Way
-from styleinv.runtime.bundle import ArraySpec, Bundle, GraphSpec
+from styleinv.runtime.bundle import Bundle
 from styleinv.runtime.errors import EngineError
 from styleinv.runtime.sessions import SessionOptions, Sessions, open_graph
 
@@ -81,11 +81,7 @@ def _check(file: Path, inputs: Path, engine: str, precision: str, allowed: float
     model = onnx.load(file, load_external_data=False)
     with np.load(inputs) as arrays:
         given = {value.name: arrays[value.name] for value in model.graph.input}
-    specs = [
-        {name: ArraySpec(spec["dtype"], tuple(spec["shape"])) for name, spec in array_specs(values).items()}
-        for values in (model.graph.input, model.graph.output)
-    ]
-    spec = GraphSpec(file.stem, file, "", precision, *specs)
+    spec = graph_spec(model, file, precision)
     with open_graph(REFERENCE_ENGINE, spec, SessionOptions("fp32")) as trusted:
         expected = trusted.run(given)
     with open_graph(engine, spec, SessionOptions(precision)) as session:

@@ -6,6 +6,7 @@ Shapes: B batch, H W height and width.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,8 +97,9 @@ def peak_signal_to_noise(found: Array, expected: Array, dtype: npt.DTypeLike) ->
 
 def structural_similarity(found: Array, expected: Array, dtype: npt.DTypeLike) -> float:
     """The mean SSIM (Wang et al. 2004) of pictures [B, 3, H, W], or bytes [B, H, W, 3]."""
-    from skimage.metrics import structural_similarity as ssim
+    from skimage import metrics
 
+    ssim: Callable[..., float] = metrics.structural_similarity
     channels = 2 if dtype == np.uint8 else 0
     pairs = zip(found, expected, strict=True)
     return float(np.mean([ssim(a, b, data_range=_range(dtype), channel_axis=channels) for a, b in pairs]))

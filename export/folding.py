@@ -22,16 +22,14 @@ LARGEST_STORED = 61440.0  # in float16; below its largest number, 65504, by more
 
 
 class FoldedLinear(nn.Module):
-    """y = x W^T + b, float32, of an equalized layer: gain, multiplier and the leaky ReLU's sqrt(2) are in W and b.
+    """y = x W^T + b, float32 [B, I] -> [B, O], of an `EqualizedLinear` that has a bias: gain, multiplier and the leaky
+    ReLU's sqrt(2) are in W and b."""
 
-    [B, I] -> [B, O]. `gain` scales the result further.
-    """
-
-    def __init__(self, layer: EqualizedLinear, gain: float = 1.0) -> None:
+    def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        gain *= math.sqrt(2.0) if layer.activate else 1.0
-        self.weight = constant(layer.weight.double() * (layer.gain * gain))
-        self.bias = None if layer.bias is None else constant(layer.bias.double() * (layer.bias_gain * gain))
+        assert isinstance(layer, EqualizedLinear)
+        weight, bias = weight_and_bias(layer, math.sqrt(2.0) if layer.activate else 1.0)
+        self.weight, self.bias = constant(weight), constant(bias)
         self.activate = layer.activate
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,6 +58,12 @@ class FoldedConv2d(nn.Module):
             return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
         x = F.conv2d(x, self.weight, None, self.stride, self.padding).float() * self.rows
         return x if self.bias is None else x + self.bias[:, None, None]
+
+
+def weight_and_bias(layer: EqualizedLinear, gain: float = 1.0) -> tuple[Tensor, Tensor]:
+    """What a layer with a bias multiplies with and adds, float64 [O, I] and [O], both times `gain`."""
+    assert layer.bias is not None
+    return layer.weight.double() * (layer.gain * gain), layer.bias.double() * (layer.bias_gain * gain)
 
 
 def constant(value: Tensor, dtype: torch.dtype = torch.float32) -> nn.Parameter:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
+import functools
 import json
 import math
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,11 +27,10 @@ from styleinv.export.bench_machine import describe_machine
 from styleinv.export.folding import FoldedConv2d
 from styleinv.export.forms import TARGETS
 from styleinv.export.graphs import Graph
-from styleinv.export.onnx_graph import array_specs, export_onnx, write_models
+from styleinv.export.onnx_graph import export_onnx, graph_spec, write_models
 from styleinv.export.upsampling import MODULES
 from styleinv.export.winograd import PairedWinogradConv2d, paired, unpaired
-from styleinv.runtime.bundle import ArraySpec, GraphSpec
-from styleinv.runtime.sessions import SessionOptions, open_graph
+from styleinv.runtime.sessions import Session, SessionOptions, open_graph
 
 # Input channels, output channels, input resolution: of tiny64, paper256, and models of 512 and 1024 pixels.
 LAYERS = {
@@ -60,11 +59,9 @@ class Layer(nn.Module):
         self.before = FoldedConv2d(torch.randn(inputs, inputs, 1, 1) / math.sqrt(inputs))
         weight = torch.randn(outputs, inputs, 3, 3) / math.sqrt(9 * inputs)
         self.pairs = form == "winograd"
-        if kind == "upsampling":
-            convs = [MODULES[form](weight)]
-        else:
-            convs = [PairedWinogradConv2d(weight) if self.pairs else FoldedConv2d(weight) for _ in range(IN_A_ROW)]
-        self.convs = nn.ModuleList(convs)
+        upsampling: dict[str, type[nn.Module]] = {str(name): module for name, module in MODULES.items()}
+        convs = {"direct": FoldedConv2d, "winograd": PairedWinogradConv2d} | upsampling
+        self.convs = nn.ModuleList(convs[form](weight) for _ in range(1 if kind == "upsampling" else IN_A_ROW))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.before(x)
@@ -79,14 +76,14 @@ def milliseconds(target: str, kind: str, layer: tuple[int, int, int], folder: Pa
     """The time of each form of a layer at batch 1: the 20th percentile of several runs, in milliseconds."""
     inputs, outputs, size = layer
     x = torch.randn(1, inputs, size, size)
-    sessions, times = {}, {form: [] for form in FORMS[kind]}
+    sessions: dict[str, Session] = {}
+    times: dict[str, list[float]] = {form: [] for form in FORMS[kind]}
     for form in FORMS[kind]:
-        module = Layer(kind, form, inputs, outputs)
+        build = functools.partial(Layer, kind, form, inputs, outputs)
         (folder / form).mkdir(exist_ok=True)
-        model = export_onnx(Graph(form, module, lambda module=module: module, {"x": x.repeat(2, 1, 1, 1)}, ("y",)))
+        model = export_onnx(Graph(form, build(), build, {"x": x.repeat(2, 1, 1, 1)}, ("y",)))
         file = write_models({form: model}, folder / form)[form]
-        spec = GraphSpec(form, file, "", "fp32", _specs(model.graph.input), _specs(model.graph.output))
-        sessions[form] = open_graph(target, spec, SessionOptions())
+        sessions[form] = open_graph(target, graph_spec(model, file), SessionOptions())
     array = x.numpy()
     for run in range(-3, RUNS):
         for form, session in sessions.items():
@@ -140,10 +137,6 @@ def _as_json(table: dict[str, dict[str, list[list[object]]]]) -> str:
         ]
         targets.append(f' "{target}": {{\n' + ",\n".join(parts) + "\n }")
     return "{\n" + ",\n".join(targets) + "\n}\n"
-
-
-def _specs(values: Any) -> dict[str, ArraySpec]:
-    return {name: ArraySpec(spec["dtype"], tuple(spec["shape"])) for name, spec in array_specs(values).items()}
 
 
 if __name__ == "__main__":

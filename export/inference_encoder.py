@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from styleinv.export.arithmetic import Arithmetic
-from styleinv.export.folding import after_norm, before_norm, constant, stored
+from styleinv.export.folding import after_norm, before_norm, constant, stored, weight_and_bias
 from styleinv.export.inference_synthesis import InferenceModulatedConv2d, Styles
 from styleinv.export.winograd import paired, unpaired
 from styleinv.kernels.reference import LEAKY_SLOPE, instance_normalize, modulate
@@ -69,7 +69,7 @@ class FoldedBottleneck(nn.Module):
 class InferenceTemporalBlock(nn.Module):
     """AdaIN, leaky ReLU, convolution, twice, around a shortcut: x [B, C, H, W] of `dtype` -> the same."""
 
-    def __init__(self, block: TemporalBlock, arithmetic: Arithmetic, pairs_rows: bool, size: int) -> None:
+    def __init__(self, block: TemporalBlock, arithmetic: Arithmetic, pairs_rows: bool) -> None:
         super().__init__()
         first, second = block.conv1, block.conv2
         assert first.bias is not None and second.bias is not None
@@ -127,16 +127,16 @@ class InferenceEncoder(nn.Module):
         size, pairs_rows = resolution, False  # those of the picture, and of what the stem makes of it
         for index, unit in enumerate(encoder.bottlenecks):
             assert isinstance(unit, Bottleneck)
-            width, stride = unit.residual[3].out_channels, unit.residual[3].stride[0]
-            size = -(-size // stride)
-            pairs_out = arithmetic.pairs_rows(width, size) if stride > 1 else pairs_rows
+            last = unit.residual[3]
+            assert isinstance(last, nn.Conv2d)
+            size = -(-size // last.stride[0])
+            pairs_out = arithmetic.pairs_rows(last.out_channels, size) if last.stride[0] > 1 else pairs_rows
             self.bottlenecks.append(FoldedBottleneck(unit, arithmetic, pairs_rows, pairs_out))
             pairs_rows = pairs_out
             if str(index) in encoder.temporal:
                 block = encoder.temporal[str(index)]
                 assert isinstance(block, (TemporalBlock, ModulatedBlock))
-                kind = InferenceTemporalBlock if isinstance(block, TemporalBlock) else InferenceModulatedBlock
-                self.temporal[str(index)] = kind(block, arithmetic, pairs_rows, size)
+                self.temporal[str(index)] = _inference_block(block, arithmetic, pairs_rows, size)
                 affines += block.affines()
             if index == encoder.content_depth - 1:
                 self.content_pairs_rows = pairs_rows
@@ -150,7 +150,7 @@ class InferenceEncoder(nn.Module):
         x = self._stem(image)
         for bottleneck in self.bottlenecks[: self.content_depth]:
             x = bottleneck(x)
-        prepared = self.temporal[str(self.content_depth - 1)].prepare(x)
+        prepared = self._temporal(self.content_depth - 1).prepare(x)
         return (unpaired(x).float(), unpaired(prepared)) if self.content_pairs_rows else (x.float(), prepared)
 
     def offset(self, features: Tensor, prepared: Tensor, style: Tensor) -> Tensor:
@@ -160,11 +160,11 @@ class InferenceEncoder(nn.Module):
         x = stored(features, self.dtype)
         if self.content_pairs_rows:
             x, prepared = paired(x), paired(prepared)
-        x = self.temporal[str(self.content_depth - 1)].modulate(x, prepared, next(styles), next(styles))
+        x = self._temporal(self.content_depth - 1).modulate(x, prepared, next(styles), next(styles))
         for index in range(self.content_depth, len(self.bottlenecks)):
             x = self.bottlenecks[index](x)
             if str(index) in self.temporal:
-                block = self.temporal[str(index)]
+                block = self._temporal(index)
                 x = block.modulate(x, block.prepare(x), next(styles), next(styles))
         return self._head_of(x)
 
@@ -175,6 +175,12 @@ class InferenceEncoder(nn.Module):
             x = bottleneck(x)
         return self._head_of(x)
 
+    def _temporal(self, index: int) -> InferenceTemporalBlock | InferenceModulatedBlock:
+        """The temporal block behind this bottleneck."""
+        block = self.temporal[str(index)]
+        assert isinstance(block, (InferenceTemporalBlock, InferenceModulatedBlock))
+        return block
+
     def _stem(self, image: Tensor) -> Tensor:
         return stored(F.prelu(self.stem(stored(image, self.dtype)), self.stem_slope), self.dtype)
 
@@ -182,10 +188,17 @@ class InferenceEncoder(nn.Module):
         return F.linear(x.float().mean(dim=(2, 3)), self.head_weight, self.head_bias)
 
 
+def _inference_block(
+    block: TemporalBlock | ModulatedBlock, arithmetic: Arithmetic, pairs_rows: bool, size: int
+) -> InferenceTemporalBlock | InferenceModulatedBlock:
+    if isinstance(block, TemporalBlock):
+        return InferenceTemporalBlock(block, arithmetic, pairs_rows)
+    return InferenceModulatedBlock(block, arithmetic, pairs_rows, size)
+
+
 def _head(encoder: Encoder, base: Tensor | None) -> tuple[nn.Parameter, nn.Parameter]:
     """The last layer, the PCA head behind it and the base, as one matrix [W, C] and one bias [W]."""
-    weight = encoder.head.weight.double() * encoder.head.gain
-    bias = encoder.head.bias.double() * encoder.head.bias_gain
+    weight, bias = weight_and_bias(encoder.head)
     if encoder.pca is not None:
         inwards = encoder.pca.weight.double()  # [C, components]
         outwards = encoder.pca.directions.double() * encoder.pca.scale  # [components, W]

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from styleinv.export.arithmetic import Arithmetic
-from styleinv.export.folding import constant, row_scale, stored
+from styleinv.export.folding import constant, row_scale, stored, weight_and_bias
 from styleinv.export.upsampling import MODULES as UPSAMPLING
 from styleinv.export.winograd import PairedWinogradConv2d, WinogradConv2d
 from styleinv.kernels.reference import LEAKY_SLOPE, upsample2d
-from styleinv.training.generator import SynthesisNetwork, ToRGB
+from styleinv.training.generator import SynthesisBlock, SynthesisNetwork, ToRGB
 from styleinv.training.layers import EqualizedLinear, ModulatedConv2d
 
 EPSILON = 1e-8  # of the demodulation
@@ -34,8 +34,8 @@ class Styles(nn.Module):
 
     def __init__(self, affines: list[EqualizedLinear], gains: list[float]) -> None:
         super().__init__()
-        weights = [layer.weight.double() * (layer.gain * gain) for layer, gain in zip(affines, gains, strict=True)]
-        biases = [layer.bias.double() * (layer.bias_gain * gain) for layer, gain in zip(affines, gains, strict=True)]
+        folded = [weight_and_bias(layer, gain) for layer, gain in zip(affines, gains, strict=True)]
+        weights, biases = zip(*folded, strict=True)
         self.weight = constant(torch.cat(weights))
         self.bias = constant(torch.cat(biases))
         self.sizes = [len(bias) for bias in biases]
@@ -141,7 +141,9 @@ class InferenceSynthesis(nn.Module):
         self.convs_of_block: list[int] = []
         size = 4
         for block in synthesis.blocks:
+            assert isinstance(block, SynthesisBlock)
             for conv in block.convs:
+                assert isinstance(conv, ModulatedConv2d)
                 self.convs.append(InferenceModulatedConv2d(conv, noise, size, arithmetic))
                 affines.append(conv.affine)
                 gains.append(1.0)

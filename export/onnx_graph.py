@@ -8,12 +8,14 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
 from onnx import TensorProto
 
 from styleinv.export.graphs import Graph
+from styleinv.runtime.bundle import ArraySpec, GraphSpec
 from styleinv.runtime.errors import StyleInVError
 
 OPSET = 20
@@ -90,7 +92,16 @@ def write_models(models: dict[str, onnx.ModelProto], folder: Path) -> dict[str, 
     return paths
 
 
-def array_specs(values: Iterable[onnx.ValueInfoProto]) -> dict[str, dict[str, object]]:
+def graph_spec(model: onnx.ModelProto, file: Path, precision: str = "fp32") -> GraphSpec:
+    """What a session must know of a model in a file that is in no bundle."""
+    inputs, outputs = (
+        {name: ArraySpec(spec["dtype"], tuple(spec["shape"])) for name, spec in array_specs(values).items()}
+        for values in (model.graph.input, model.graph.output)
+    )
+    return GraphSpec(file.stem, file, "", precision, inputs, outputs)
+
+
+def array_specs(values: Iterable[onnx.ValueInfoProto]) -> dict[str, dict[str, Any]]:
     """Names, dtypes and shapes of a graph's inputs or outputs, as the manifest stores them."""
     return {
         value.name: {

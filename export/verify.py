@@ -170,8 +170,8 @@ def verify(
                     )
             result.comparisons += _compare_probes(sessions, way)
             if ts:
-                played = Rollout(sessions, SEED, label=sample_label(bundle)).frames(ts)
-                played = tqdm(played, f"{way}", len(ts), unit=" frames", disable=not progress)
+                frames_of_way = Rollout(sessions, SEED, label=sample_label(bundle)).frames(ts)
+                played = tqdm(frames_of_way, f"{way}", len(ts), unit=" frames", disable=not progress)
                 result.comparisons += _compare_frames(result, way, ts, played, expected_frames)
             if exact is not None and way in rounding:
                 found_latents = _latents(sessions, latents, f"latents {way}", progress)

@@ -93,8 +93,8 @@ def _verify_bundle(arguments: argparse.Namespace) -> int:
     result.absent = absent
     folder = arguments.out or bundle.path
     write_reports(bundle, result, folder)
-    for way in dict.fromkeys(item.way for item in result.comparisons):
-        print(f"{way:28} {_summary([item for item in result.comparisons if item.way == way])}")
+    for name in dict.fromkeys(item.way for item in result.comparisons):
+        print(f"{name:28} {_summary([item for item in result.comparisons if item.way == name])}")
     for drift in result.drifts:
         print(f"{drift.way:28} latents of {drift.frames} frames: largest error {drift.largest:.1e}")
     for name, reason in absent.items():

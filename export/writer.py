@@ -174,7 +174,7 @@ def _manifest(
     checkpoint: Checkpoint, additions: Additions, noise: str, folder: Path, models: Mapping[Place, Models]
 ) -> dict[str, Any]:
     others = [name for name in (WEIGHTS_FILE, MOTION_FILE) if (folder / name).exists()]
-    transfers = {precision: {} for precision, _ in models}
+    transfers: dict[str, dict[str, Any]] = {precision: {} for precision, _ in models}
     for precision, transfer in models:
         if transfer is not None:
             place = precision, transfer

@@ -136,7 +136,7 @@ class Bound:
 
 def output_buffers(graph: GraphSpec, batch: int) -> Arrays:
     """An array for each output; its first size is the batch, all others are fixed."""
-    return {name: np.empty((batch, *spec.shape[1:]), spec.dtype) for name, spec in graph.outputs.items()}
+    return {name: np.empty((batch, *map(int, spec.shape[1:])), spec.dtype) for name, spec in graph.outputs.items()}
 
 
 def check_inputs(graph: GraphSpec, inputs: Mapping[str, npt.NDArray[Any]]) -> None:
