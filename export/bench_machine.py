@@ -13,6 +13,7 @@ import numpy as np
 
 from styleinv.runtime.errors import EngineError
 from styleinv.runtime.sessions.openvino import import_openvino
+from styleinv.runtime.signal_stack import kept_signal_stack
 
 INSTRUCTION_SETS = {  # by their flags in /proc/cpuinfo, those that matter to the arithmetic of networks
     "avx2": "AVX2",
@@ -101,7 +102,8 @@ def _stack_rate(channels: int, size: int, hint: str, threads: int | None) -> flo
         "INFERENCE_NUM_THREADS": threads or 0,
     }
     model = openvino.Model([features], [picture])
-    request = openvino.Core().compile_model(model, "CPU", properties).create_infer_request()
+    with kept_signal_stack():
+        request = openvino.Core().compile_model(model, "CPU", properties).create_infer_request()
     request.set_input_tensor(openvino.Tensor(random.standard_normal((1, channels, size, size), np.float32)))
     seconds = []
     for _ in range(RUNS):

@@ -9,6 +9,7 @@ from styleinv.runtime.bundle import GraphSpec
 from styleinv.runtime.errors import EngineError
 from styleinv.runtime.mapped_pages import release_mapped_pages
 from styleinv.runtime.sessions.base import Array, Bound, CpuSession, SessionOptions, check_file_names, output_buffers
+from styleinv.runtime.signal_stack import kept_signal_stack
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}  # said always: OpenVINO's own default on a CPU with bfloat16 is bfloat16
 
@@ -66,7 +67,8 @@ class OpenVinoSession(CpuSession):
     def bind(self, batch: int) -> Bound:
         model = self._core.read_model(str(self.graph.file))
         model.reshape({port.any_name: [batch, *list(port.partial_shape)[1:]] for port in model.inputs})
-        request = self._core.compile_model(model, "CPU", self._properties).create_infer_request()
+        with kept_signal_stack():
+            request = self._core.compile_model(model, "CPU", self._properties).create_infer_request()
         # OpenVINO keeps the file mapped and has packed the weights for this CPU: half of the memory would be unused.
         release_mapped_pages(self.graph.file.parent)
         buffers = output_buffers(self.graph, batch)
@@ -96,7 +98,8 @@ def import_openvino() -> Any:
 @functools.cache
 def _capabilities(openvino: Any) -> tuple[str, ...]:
     """What OpenVINO finds this CPU able to compute in: 'FP32', 'BF16', ..."""
-    return tuple(openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    with kept_signal_stack():
+        return tuple(openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
 def _version(openvino: Any) -> str:

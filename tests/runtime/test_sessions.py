@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import subprocess
 import sys
 import threading
 
@@ -159,6 +160,28 @@ def test_a_cpu_without_bfloat16(monkeypatch):
 def test_openvino_computes_in_float32_unless_told_otherwise(bundle):
     with open_session("openvino", bundle, "synthesis") as session:
         assert session._properties["INFERENCE_PRECISION_HINT"] == "f32"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signal stacks are asked for as Linux has them")
+def test_openvino_leaves_the_signal_stack_alone(tiny):
+    """On the small one that it brings, Ctrl-C can end in a segmentation fault."""
+    program = f"""
+import ctypes, faulthandler
+from styleinv.runtime import Rollout
+
+def signal_stack():
+    stack = (ctypes.c_size_t * 3)()
+    ctypes.CDLL(None).sigaltstack(None, stack)
+    return list(stack)
+
+faulthandler.enable()  # has a stack of its own for signals
+before = signal_stack()
+with Rollout.open({str(tiny.path)!r}, engine="openvino") as rollout:
+    rollout[0]
+    assert signal_stack() == before and before[2] > 0
+assert signal_stack() == before
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @pytest.mark.skipif(NO_BF16 is not None, reason=str(NO_BF16))
