@@ -104,6 +104,7 @@ def _describe_bundle(path: Path) -> dict[str, Any]:
         "noise": manifest["noise"],
         "parameters": _with_total(manifest.get("parameters", {})),
         "graphs": {name: graph["precision"] for name, graph in manifest["graphs"].items()},
+        "precisions": list(bundle.precisions),
         "transfers": sorted(manifest["transfers"]),
         "engines": [engine.get("target", "unknown") for engine in manifest["engines"]],
         "configuration": dict(manifest["model"]),

@@ -69,6 +69,7 @@ def bundle(files):
     """What `styleinv export` makes of the model, the encoder and the transfer."""
     out = files / "small.bundle"
     arguments = ["--inversion", f"{files}/psp.safetensors", "--transfer", f"ink={files}/style.safetensors"]
+    arguments += ["--precision", "fp16"]
     assert main(["export", f"{files}/model.safetensors", *arguments, "--out", str(out)]) == 0
     return out
 
@@ -124,6 +125,14 @@ def test_everything_is_declared_and_verified(bundle):
             for engine in ("openvino", "onnxruntime"):
                 assert f"{engine} fp32: {output}, batch {batch}" in manifest["verification"]
                 assert f"| {engine} fp32 | {output} |" in report
+    half = manifest["precisions"]["fp16"]
+    assert half["graphs"].keys() == manifest["graphs"].keys()
+    assert (
+        half["graphs"]["inversion"]["file"] == "fp16/inversion.onnx" and half["weights"]["file"] == "fp16/weights.bin"
+    )
+    assert half["graphs"]["mapping"]["file"] == "mapping.onnx"  # styles are computed in fp32 in every precision
+    assert half["transfers"]["ink"]["synthesis"]["file"] == "fp16/transfers/ink/synthesis.onnx"
+    assert "onnxruntime fp16: transfers.ink.synthesis.image, batch 3" in manifest["verification"]
     assert "With it: inversion, from psp.safetensors" in report and "transfer ink, from style.safetensors" in report
     assert manifest["provenance"]["additions"].keys() == {"inversion", "transfer ink"}
     assert read_picture(bundle / "preview.png").shape == (2 * R, 8 * R, 3)

@@ -18,9 +18,10 @@ from styleinv.export.graphs import Graph, graphs_of
 from styleinv.export.inference_encoder import FoldedBottleneck, InferenceEncoder
 from styleinv.export.inference_synthesis import InferenceSynthesis
 from styleinv.export.multiplications import multiply_accumulates
-from styleinv.export.onnx_graph import export_onnx, opset_of
+from styleinv.export.onnx_graph import export_onnx, graph_spec, opset_of, write_models
 from styleinv.export.upsampling import FORMS
 from styleinv.kernels.reference import modulated_conv2d
+from styleinv.runtime.sessions import SessionOptions, open_graph
 from styleinv.training.config import with_overrides
 from styleinv.training.encoder import Bottleneck, Encoder
 from styleinv.training.generator import SynthesisNetwork
@@ -324,3 +325,24 @@ def test_half_precision_is_close(small_config, dtype):
         for ours, theirs in pairs:
             assert ours.dtype == theirs.dtype
             assert relative(ours, theirs) < 16 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_winograds_form_in_a_session(small_config, tmp_path, engine):
+    """Every layer with an even number of rows in it; small models, whose layers are too small for it, have none."""
+    model = initialize(small_config, seed=4)
+    forms = arithmetic(convolution="winograd")
+    examples = {graph.name: graph for graph in graphs_of(model, small_config, "const", batch=3, seed=1)}
+    for graph in graphs_of(model, small_config, "const", arithmetic=forms):
+        if graph.name == "mapping":
+            continue
+        exported_model = export_onnx(graph)
+        rows_are_paired = any(node.op_type == "Pad" for node in exported_model.graph.node)
+        assert rows_are_paired == (graph.name != "content")  # whose one layer of stride 1 comes before pairing
+        file = write_models({graph.name: exported_model}, tmp_path)[graph.name]
+        example = examples[graph.name]
+        with open_graph(engine, graph_spec(exported_model, file), SessionOptions()) as session:
+            found = session.run({name: tensor.numpy() for name, tensor in example.inputs.items()})
+        for name, expected in zip(example.outputs, example.reference(*example.inputs.values()), strict=False):
+            difference = np.abs(found[name].astype(np.float64) - expected.numpy())
+            assert difference.max() <= (1 if name == "frame" else 1e-5 * float(expected.abs().max())), name

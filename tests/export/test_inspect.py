@@ -77,7 +77,7 @@ def test_a_bundle(inspect, small_bundle, small_config, small_model):
     described, shown = inspect(small_bundle)
     assert (described["format"], described["kind"]) == ("bundle", "styleinv")
     assert described["resolution"] == small_config.model.generator.resolution
-    assert described["graphs"]["latent"] == "fp32"
+    assert described["graphs"]["latent"] == "fp32" and described["precisions"] == ["fp32"]
     assert described["parameters"]["total"] == count(small_model)
     assert "checkpoint_sha256" in described["provenance"]
     assert "latent" in shown
