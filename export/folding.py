@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from styleinv.kernels.reference import LEAKY_SLOPE
 from styleinv.training.layers import EqualizedLinear
 
 LARGEST_STORED = 61440.0  # in float16; below its largest number, 65504, by more than what rounding adds
@@ -34,7 +35,7 @@ class FoldedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.linear(x, self.weight, self.bias)
-        return F.leaky_relu(x, 0.2) if self.activate else x
+        return F.leaky_relu(x, LEAKY_SLOPE) if self.activate else x
 
 
 class FoldedConv2d(nn.Module):
@@ -79,8 +80,11 @@ def stored(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def row_scale(weight: Tensor) -> Tensor:
-    """The power of two at or above the sum of each row's magnitudes: weight [O, I, K, K] -> [O]."""
-    return torch.exp2(torch.ceil(torch.log2(weight.abs().sum(dim=(1, 2, 3)).clamp(min=1e-30))))
+    """The power of two at or above the sum of each row's magnitudes: weight [O, I, K, K] -> [O].
+
+    A row of zeros has one, too, whose inverse square float32 holds.
+    """
+    return torch.exp2(torch.ceil(torch.log2(weight.abs().sum(dim=(1, 2, 3)).clamp(min=1e-12))))
 
 
 def affine_of(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

@@ -155,8 +155,9 @@ def verify(
             for key, inputs in sample.items()
         }
         ts = frame_indices(bundle, frames) if bundle.kind != "inversion" else []
-        shown = tqdm(reference.frames(ts), "reference", len(ts), unit=" frames", disable=not progress)
-        expected_frames = list(shown) if ts else []
+        expected_frames: list[Frame] = []
+        if ts:  # an inversion model plays none
+            expected_frames += tqdm(reference.frames(ts), "reference", len(ts), unit=" frames", disable=not progress)
         exact = _latents(trusted, latents, "latents fp32", progress) if rounding and latents else None
     for way in ways:
         with _sessions(bundle, way) as sessions:

@@ -95,6 +95,19 @@ def test_styles_that_are_zero_do_not_divide():
     assert found.isfinite().all() and relative(found, network(torch.zeros(1, 12))) < 1e-6
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF])
+def test_rows_of_zeros_give_their_bias(dtype):
+    network = synthesis_network()
+    for block in network.blocks:
+        for conv in block.convs:
+            conv.weight[0] = 0.0
+        block.to_rgb.weight[1] = 0.0
+    w = torch.randn(2, 12)
+    synthesis = form(network, dtype)
+    assert all(parameter.isfinite().all() for parameter in synthesis.parameters())
+    assert relative(synthesis(w), network(w)) < 16 * torch.finfo(dtype).eps
+
+
 def bottleneck(inputs, outputs, stride, seed=0):
     torch.manual_seed(seed)
     unit = Bottleneck(inputs, outputs, stride).eval().requires_grad_(False)

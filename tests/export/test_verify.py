@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from styleinv.export.comparison import compare, peak_signal_to_noise
 from styleinv.export.report import COLUMNS, write_reports
@@ -23,6 +24,7 @@ from styleinv.runtime.sessions import ENGINES, obstacle
 from styleinv.training.checkpoint import load_checkpoint, save_checkpoint
 from styleinv.training.config import with_overrides
 from styleinv.training.initialize import initialize
+from styleinv.training.model import InversionModel
 
 SHORT = ["--frames", "20", "--latents", "150"]
 NO_BF16 = obstacle("openvino", "bf16")
@@ -173,6 +175,23 @@ def test_pairs_that_cannot_be(bundle, small_bundle, capsys):
     assert main(["verify", str(small_bundle), "--engine", "openvino", "--precision", "fp16"]) == 2
     assert "found no session to verify in (openvino fp16: this engine computes" in capsys.readouterr().err
     assert Way("openvino", "bf16", "bf16", as_files=True) in ways_of(Bundle.open(bundle))[0]
+
+
+def test_bundles_of_other_kinds(small_config, small_model, tmp_path, capsys):
+    encoder = initialize(small_config, seed=6).encoder
+    encoder.temporal = torch.nn.ModuleDict()
+    models = {
+        "image": small_model.generator,
+        "inversion": InversionModel(encoder, small_model.generator.mapping.latent_average).eval(),
+    }
+    for kind, model in models.items():
+        save_checkpoint(tmp_path / f"{kind}.safetensors", model, small_config)
+        export_bundle(load_checkpoint(tmp_path / f"{kind}.safetensors"), tmp_path / f"{kind}.bundle", progress=False)
+        for against in ([], ["--against", str(tmp_path / f"{kind}.safetensors")]):
+            assert main(["verify", str(tmp_path / f"{kind}.bundle"), "--precision", "fp32", *against]) == 0
+            assert "openvino fp32" in capsys.readouterr().out
+        frames = sum(row["what"].startswith("frame at") for row in rows(tmp_path / f"{kind}.bundle"))
+        assert frames == (2 if kind == "image" else 0)  # in two sessions
 
 
 def test_nowhere_to_write(bundle, tmp_path, capsys):
