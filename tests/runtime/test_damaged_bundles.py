@@ -1,7 +1,7 @@
 """Bundles damaged by accident or on purpose: each is refused by a BundleError, and nothing outside of it is read.
 
 Each case of tests/support/damaged_*.py damages a copy of one small bundle in one way, drawn by a generator that the
-case's name seeds. A `forged` one has hashes and digest that are right: it must be refused without looking at hashes, too.
+case's name seeds. A `forged` one has hashes and digest that are right: it must be refused without reading hashes, too.
 """
 
 import contextlib
