@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from styleinv.export.bench_machine import Convolutions, fastest_convolutions
-from styleinv.export.bench_playing import Played, TimedSessions, percentile, play
+from styleinv.export.bench_playing import Played, TimedSessions, play
 from styleinv.export.bench_start import FIRST_FRAME, Settings, played_label
 from styleinv.runtime.bundle import Bundle, file_sha256
 from styleinv.runtime.errors import BundleError, CheckpointError, EngineError, StyleInVError
@@ -60,9 +60,9 @@ class Result:
 
     @property
     def gmac_per_s(self) -> float | None:
-        """10^9 multiply-accumulates per second, of the median frame; None where the bundle does not count them."""
-        macs = macs_per_frame(self.bundle.manifest)
-        return None if macs is None else macs / 1e6 / percentile(self.played.milliseconds, 50)
+        """10^9 multiply-accumulates per second, over all frames; None where the bundle does not count them."""
+        macs = macs_per_frame(self.bundle.manifest, self.played.latent_stride)
+        return None if macs is None else macs / 1e9 * self.played.frames_per_second
 
     @property
     def share_of_peak(self) -> float | None:
@@ -87,7 +87,8 @@ def measure(settings: Settings, checkpoint: Path | None, report: Callable[[str],
     report(f"cold start ({STARTS} times) and memory, in processes of their own")
     start = measure_start(settings)
     with TimedSessions(bundle, settings) as sessions:
-        rollout = Rollout(sessions, settings.seed, label=played_label(bundle))
+        label = played_label(bundle)
+        rollout = Rollout(sessions, settings.seed, label=label, latent_stride=settings.latent_stride)
         report(f"{settings.whole_batches(settings.frames)} frames on {rollout.engine}")
         played = play(rollout, sessions, settings)
         convolutions: Convolutions | str
@@ -128,10 +129,12 @@ def check_origin(bundle: Bundle, checkpoint: Path) -> None:
         )
 
 
-def macs_per_frame(manifest: Mapping[str, Any]) -> int | None:
-    """Multiply-accumulates of a frame at batch 1, in the graphs that run for each; None in older bundles."""
-    counts = [manifest["graphs"][graph].get("macs") for graph in FRAME_GRAPHS[manifest["kind"]]]
-    return None if None in counts else sum(counts)
+def macs_per_frame(manifest: Mapping[str, Any], latent_stride: int = 1) -> int | None:
+    """Multiply-accumulates of a frame at batch 1, of the graph `latent` every k-th one; None in older bundles."""
+    counts = {graph: manifest["graphs"][graph].get("macs") for graph in FRAME_GRAPHS[manifest["kind"]]}
+    if None in counts.values():
+        return None
+    return sum(count // latent_stride if graph == "latent" else count for graph, count in counts.items())
 
 
 def measure_start(settings: Settings) -> Start:

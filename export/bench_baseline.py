@@ -8,11 +8,15 @@
 A second form keeps the encoder's once-per-clip part, as the bundle does, so that nothing of what is said about speed
 hides there. All forms take turns, since a machine is not equally fast all the time.
 
+With latents at every k-th frame only, frames of the bundle do not all cost the same. So it then plays k batches where
+PyTorch draws one of them, and the time of its frames is the mean over those.
+
 Shapes: B frames of a batch, V size of the time code, W size of a latent, R resolution.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -75,14 +79,15 @@ def compare(rollout: Rollout, sessions: Sessions, checkpoint: Path, settings: Se
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     eager = Eager(checkpoint, sessions, settings.seed)
-    forms: dict[str, Form] = {"ours": lambda ts: np.stack(list(rollout.frames(ts, len(ts)))), "eager": eager.frames}
+    forms: dict[str, Form] = {"ours": partial(_stride_of_frames, rollout), "eager": eager.frames}
     if eager.has_content:
         forms["cached"] = partial(eager.frames, keep_content=True)
     rounds = max(1, min(ROUNDS, settings.frames // (BLOCK * settings.batch)))
     error = SquaredError()
-    times = alternate(forms, _batches(rollout.bundle, rounds, settings.batch), error.add)
+    stride = rollout.latent_stride
+    times = alternate(forms, _batches(rollout.bundle, rounds, settings.batch, stride), error.add)
     return Baseline(
-        times["ours"],
+        times["ours"] / stride,
         times["eager"],
         times.get("cached"),
         frames=len(times["ours"]) * settings.batch,
@@ -90,6 +95,16 @@ def compare(rollout: Rollout, sessions: Sessions, checkpoint: Path, settings: Se
         threads=torch.get_num_threads(),
         torch=torch.__version__,
     )
+
+
+def _stride_of_frames(rollout: Rollout, ts: Sequence[int]) -> Frames:
+    """Plays the k batches that share a keyframe's latents, in order; returns the one that these indices are of."""
+    batch, stride = len(ts), rollout.latent_stride
+    if stride == 1:
+        return np.stack(list(rollout.frames(ts, batch)))
+    first = ts[0] // (stride * batch) * stride * batch
+    played = rollout.frames(range(first, first + stride * batch), batch)
+    return np.stack([frame for t, frame in enumerate(played, first) if t in ts])
 
 
 class Eager:
@@ -178,7 +193,13 @@ class SquaredError:
         return math.inf if self._sum == 0 else 10.0 * math.log10(255.0**2 * self._count / self._sum)
 
 
-def _batches(bundle: Bundle, rounds: int, batch: int) -> list[list[list[int]]]:
-    """The clip's frames in order, as batches: for each round, and one before them, BLOCK and one before them."""
+def _batches(bundle: Bundle, rounds: int, batch: int, stride: int) -> list[list[list[int]]]:
+    """The clip's frames in order, as batches: for each round, and one before them, BLOCK and one before them.
+
+    Of `stride` batches one is listed: the first of the first, the second of the next and so on, so that frames at and
+    between keyframes have their turn.
+    """
     ts = frame_indices(bundle)
-    return [[[next(ts) for _ in range(batch)] for _ in range(BLOCK + 1)] for _ in range(rounds + 1)]
+    played = iter(lambda: [next(ts) for _ in range(batch)], None)
+    strides = ([next(played) for _ in range(stride)][number % stride] for number in itertools.count())
+    return [[next(strides) for _ in range(BLOCK + 1)] for _ in range(rounds + 1)]

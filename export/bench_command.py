@@ -9,11 +9,11 @@ from pathlib import Path
 
 from styleinv.export.bench import measure
 from styleinv.export.bench_csv import append_row, as_row, check_header
-from styleinv.export.bench_machine import describe_machine
 from styleinv.export.bench_report import as_json, as_table
 from styleinv.export.bench_start import Settings
-from styleinv.runtime.arguments import seed_number, whole_number
+from styleinv.runtime.arguments import latent_stride, seed_number, whole_number
 from styleinv.runtime.errors import StyleInVError
+from styleinv.runtime.machine import describe_machine
 from styleinv.runtime.manifest import PRECISIONS
 from styleinv.runtime.sessions import ENGINES
 
@@ -56,6 +56,7 @@ def main(argv: list[str]) -> int:
         warmup=arguments.warmup,
         frames=arguments.frames,
         verify_hashes=not arguments.no_verify_hash,
+        latent_stride=arguments.latent_stride,
     )
     machine = describe_machine()
     result = measure(
@@ -132,6 +133,14 @@ def _parser() -> argparse.ArgumentParser:
         "that graphs are loaded and caches filled (default 10)")  # fmt: skip
     add("--batch", type=whole_number(1), default=1, metavar="N", help="frames computed at a time; the time of each is "
         "then the batch's divided by N (default 1)")  # fmt: skip
+    add(
+        "--latent-stride",
+        type=latent_stride,
+        default=1,
+        metavar="K",
+        help="latents from the encoder at every K-th "
+        "frame only, the others from a curve through them; auto takes what export found good enough (default 1)",
+    )
     add("--seed", type=seed_number, default=0, metavar="N", help="which clip (default 0)")
     add("--baseline", type=Path, metavar="FILE", help="the checkpoint that the bundle was exported from: its model "
         "then draws frames in PyTorch, as it is trained, in turns with the bundle, to say how many times faster the "

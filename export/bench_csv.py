@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from styleinv.export.bench import Result, macs_per_frame
-from styleinv.export.bench_machine import Machine
 from styleinv.export.bench_playing import jitter, percentile
 from styleinv.runtime.errors import StyleInVError
+from styleinv.runtime.machine import Machine
 
 if TYPE_CHECKING:  # it imports torch
     from styleinv.export.bench_baseline import Baseline
@@ -59,6 +59,7 @@ COLUMNS: dict[str, Column] = {
     "precision": lambda result, _: result.settings.precision,
     "threads": lambda result, _: result.settings.threads or "default",
     "batch": lambda result, _: result.settings.batch,
+    "latent_stride": lambda result, _: result.played.latent_stride,
     "seed": lambda result, _: result.settings.seed,
     "warmup_frames": lambda result, _: result.played.warmup,
     "timed_frames": lambda result, _: result.played.frames,
@@ -76,7 +77,9 @@ COLUMNS: dict[str, Column] = {
     "hashes_verified": lambda result, _: "yes" if result.settings.verify_hashes else "no",
     "peak_memory_mib": lambda result, _: result.start.peak_memory_mib,
     "peak_memory_frames": lambda result, _: result.start.memory_frames,
-    "multiply_accumulates_per_frame": lambda result, _: macs_per_frame(result.bundle.manifest),
+    "multiply_accumulates_per_frame": lambda result, _: macs_per_frame(
+        result.bundle.manifest, result.played.latent_stride
+    ),
     "gmac_per_s": lambda result, _: result.gmac_per_s,
     "fastest_convolutions_gmac_per_s": lambda result, _: _fastest(result, "gmac_per_s"),
     "fastest_convolutions_by": lambda result, _: _fastest(result, "by"),

@@ -1,44 +1,23 @@
-"""The machine that `styleinv bench` runs on: what it is, and the fastest arithmetic that was measured on it."""
+"""The fastest arithmetic of the machine that `styleinv bench` runs on, as measured on it."""
 
 from __future__ import annotations
 
 import math
-import os
-import platform
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from styleinv.runtime.errors import EngineError
+from styleinv.runtime.machine import describe_machine
 from styleinv.runtime.sessions.openvino import import_openvino
 from styleinv.runtime.signal_stack import kept_signal_stack
 
-INSTRUCTION_SETS = {  # by their flags in /proc/cpuinfo, those that matter to the arithmetic of networks
-    "avx2": "AVX2",
-    "avx512f": "AVX-512",
-    "avx512_vnni": "AVX-512 VNNI",
-    "avx512_bf16": "AVX-512 BF16",
-    "amx_bf16": "AMX BF16",
-    "asimd": "NEON",
-    "bf16": "BF16",
-}
+__all__ = ["Convolutions", "describe_machine", "fastest_convolutions"]
+
 STACKS = ((256, 32), (512, 16))  # channels, and height and width, of stacks of equal 3x3 convolutions
 LAYERS = 6
 RUNS = 20
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What a measurement is worth little without, and how busy it was in the minute before."""
-
-    processor: str
-    logical_cores: int  # that this process may use
-    instruction_sets: str
-    memory_gib: float
-    system: str
-    load_average: float  # programs that wanted to run at a time; 0 is an idle machine
 
 
 @dataclass(frozen=True)
@@ -47,25 +26,6 @@ class Convolutions:
 
     gmac_per_s: float
     by: str
-
-
-def describe_machine() -> Machine:
-    """This machine, as far as it says what it is."""
-    processor = _cpuinfo("model name") or platform.processor() or platform.machine()
-    flags = (_cpuinfo("flags") or _cpuinfo("Features") or "").split()
-    return Machine(
-        processor=processor,
-        logical_cores=usable_cores(),
-        instruction_sets=", ".join(name for flag, name in INSTRUCTION_SETS.items() if flag in flags),
-        memory_gib=round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
-        system=platform.platform(),
-        load_average=round(os.getloadavg()[0], 2),
-    )
-
-
-def usable_cores() -> int:
-    """How many logical cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def fastest_convolutions(precision: str, threads: int | None) -> Convolutions:
@@ -111,14 +71,3 @@ def _stack_rate(channels: int, size: int, hint: str, threads: int | None) -> flo
         request.infer()
         seconds.append(time.perf_counter() - begin)
     return LAYERS * 9 * channels**2 * size**2 / min(seconds) / 1e9
-
-
-def _cpuinfo(field: str) -> str | None:
-    """A field of /proc/cpuinfo, of the first core; None where there is none."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == field:
-                return value.strip()
-    return None

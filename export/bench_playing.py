@@ -18,7 +18,9 @@ import numpy.typing as npt
 from styleinv.export.bench_start import Settings, frame_indices
 from styleinv.runtime.bundle import Bundle
 from styleinv.runtime.closing import Closing
-from styleinv.runtime.rollout import Frame, Rollout
+from styleinv.runtime.device_array import DeviceArray
+from styleinv.runtime.frames import Frame
+from styleinv.runtime.rollout import Rollout
 from styleinv.runtime.sessions import Session, Sessions
 from styleinv.runtime.sessions.base import Array, Arrays
 
@@ -36,6 +38,7 @@ class Played:
     warmup: int  # frames before them
     engine: str
     session: str  # engine, version, device and precision, in words
+    latent_stride: int  # the frames between two latents that are the encoder's own
 
     @property
     def frames_per_second(self) -> float:
@@ -68,6 +71,9 @@ class TimedSession(Closing):
         self._seconds[self._graph] += self._clock() - begin
         return arrays
 
+    def run_on_device(self, inputs: Mapping[str, Array], outputs: Iterable[str]) -> dict[str, DeviceArray]:
+        return self._session.run_on_device(inputs, outputs)
+
     def close(self) -> None:
         self._session.close()
 
@@ -76,9 +82,9 @@ class TimedSessions(Sessions):
     """The sessions of a bundle; `seconds` says how long each graph ran, all its runs together."""
 
     def __init__(self, bundle: Bundle, settings: Settings, clock: Clock = time.perf_counter) -> None:
-        super().__init__(bundle, engine=settings.engine, precision=settings.precision, threads=settings.threads)
         self.seconds: dict[str, float] = defaultdict(float)
         self._clock = clock
+        super().__init__(bundle, engine=settings.engine, precision=settings.precision, threads=settings.threads)
 
     def session(self, graph: str, transfer: str | None = None) -> Session:
         """As `Sessions.session`, timed."""
@@ -93,7 +99,7 @@ def play(rollout: Rollout, sessions: TimedSessions, settings: Settings, clock: C
     sessions.seconds.clear()
     milliseconds = time_batches(frames, timed // settings.batch, settings.batch, clock)
     graphs = {graph: 1000.0 * seconds / timed for graph, seconds in sessions.seconds.items()}
-    return Played(milliseconds, graphs, timed, warmup, sessions.engine, rollout.engine)
+    return Played(milliseconds, graphs, timed, warmup, sessions.engine, rollout.engine, rollout.latent_stride)
 
 
 def time_batches(frames: Iterator[Frame], batches: int, batch: int, clock: Clock) -> Milliseconds:

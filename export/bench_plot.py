@@ -7,8 +7,8 @@ import io
 import numpy as np
 
 from styleinv.export.bench import Result
-from styleinv.export.bench_machine import Machine
 from styleinv.export.bench_playing import Milliseconds, percentile
+from styleinv.runtime.machine import Machine
 
 INCHES, DOTS_PER_INCH = (12.0, 4.8), 100  # 1200 x 480 pixels
 BINS = 60

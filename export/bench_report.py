@@ -8,8 +8,8 @@ from typing import Any
 
 from styleinv.export.bench import Result, macs_per_frame
 from styleinv.export.bench_csv import as_row
-from styleinv.export.bench_machine import Machine
 from styleinv.export.bench_playing import jitter, percentile
+from styleinv.runtime.machine import Machine
 
 PERCENTILES = {"p50": 50, "p95": 95, "p99": 99, "max": 100}
 PARTS = {"host": "host (time code, copies)"}
@@ -29,6 +29,8 @@ def as_table(result: Result, machine: Machine) -> str:
     counts = (
         f"{played.frames} frames timed after {played.warmup} of warm-up, batch {settings.batch}, seed {settings.seed}"
     )
+    if played.latent_stride > 1:
+        counts += f", latents of every {played.latent_stride}th frame from the encoder"
     if settings.batch > 1:
         counts += f"; a frame's time is its batch's divided by {settings.batch}"
     return "\n".join([*(f"{name:{width}}  {text}" for name, text in rows), counts])
@@ -67,7 +69,7 @@ def _time_rows(result: Result) -> Rows:
 
 
 def _peak_rows(result: Result) -> Rows:
-    macs, best = macs_per_frame(result.bundle.manifest), result.convolutions
+    macs, best = macs_per_frame(result.bundle.manifest, result.played.latent_stride), result.convolutions
     if isinstance(best, str):
         measured = f"not measured: {best}"
     else:
@@ -107,6 +109,7 @@ def as_json(result: Result, machine: Machine) -> str:
         "peak_rss_mib": result.start.peak_memory_mib,
         "session": played.session,
         "precision": result.settings.precision,
+        "latent_stride": played.latent_stride,
         "jitter_ms": jitter(played.milliseconds),
         "graph_ms": played.parts(),
         "share_of_peak": result.share_of_peak,

@@ -35,6 +35,7 @@ class Settings:
     warmup: int = 10  # frames before those that are timed
     frames: int = 200  # that are timed
     verify_hashes: bool = True
+    latent_stride: int | str = 1  # a number of frames, or 'auto'
 
     def whole_batches(self, frames: int) -> int:
         """The smallest number of frames, at least `frames`, that fills whole batches."""
@@ -72,6 +73,7 @@ def _play(settings: Settings) -> None:
         engine=settings.engine,
         precision=settings.precision,
         threads=settings.threads,
+        latent_stride=settings.latent_stride,
     ) as rollout:
         _ = rollout[0]
         print(FIRST_FRAME, flush=True)

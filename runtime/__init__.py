@@ -10,6 +10,7 @@ from styleinv.runtime.errors import (
     StyleInVError,
     TrainingError,
 )
+from styleinv.runtime.player import Player
 from styleinv.runtime.rollout import Rollout
 from styleinv.runtime.sessions import Sessions
 
@@ -20,6 +21,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "EngineError",
+    "Player",
     "Rollout",
     "Sessions",
     "StyleInVError",

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import numpy.typing as npt
 
-from styleinv.runtime.arguments import add_playing, parse_playing, seed_number
+from styleinv.runtime.arguments import add_playing, frame_count, parse_playing, seed_number
 from styleinv.runtime.bundle import Bundle
 from styleinv.runtime.errors import BundleError
 from styleinv.runtime.inversion import invert
@@ -48,7 +48,11 @@ def main(argv: list[str]) -> int:
         bundle, engine=arguments.engine, precision=arguments.precision, threads=arguments.threads
     ) as sessions:
         w0 = invert(sessions, as_image(picture))
-        rollout = Rollout(sessions, arguments.seed, w0=w0, transfer=arguments.transfer)
+        rollout = Rollout(
+            sessions, arguments.seed, w0=w0, transfer=arguments.transfer, latent_stride=arguments.latent_stride
+        )
+        if arguments.loop is not None:
+            rollout = rollout.loop(arguments.loop)
         print(f"{arguments.bundle}: playing on {rollout.engine}", file=sys.stderr)
         if arguments.animation_only:
             still: list[npt.NDArray[np.uint8]] = []
@@ -57,12 +61,21 @@ def main(argv: list[str]) -> int:
             still = [picture, sessions.session("synthesis").run({"w": w0[None]}, ["frame"])["frame"][0]]
             transfers = [None] if arguments.transfer is None else [None, arguments.transfer]
         rollout.latents([arguments.start])  # loads the graphs, so that the timings are those of steady playing
-        count = arguments.frames or None
+        count = frame_count(arguments, rollout, fps)
         times = rollout.times(fps, arguments.start, arguments.speed, count)
         frames = (np.hstack([*still, *moving]) for moving in rollout.renderings(times, transfers))
         height, width = rollout.size
         size = height, width * (len(still) + len(transfers))
-        write_frames(frames, arguments.out, fps=fps, size=size, count=count, engine=rollout.engine)
+        write_frames(
+            frames,
+            arguments.out,
+            fps=fps,
+            size=size,
+            count=count,
+            engine=rollout.engine,
+            format=arguments.format,
+            crf=arguments.crf,
+        )
     return 0
 
 

@@ -10,8 +10,12 @@ import difflib
 import importlib
 import importlib.metadata
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 from styleinv.runtime.errors import StyleInVError
 
@@ -34,6 +38,11 @@ COMMANDS = {
         "bench,runtime-cpu",
         "measure how fast a bundle plays on this machine",
     ),
+    "doctor": (
+        "styleinv.runtime.doctor:main",
+        "runtime-cpu",
+        "say what this machine has, and which engines would load",
+    ),
     "demo": ("styleinv.export.demo:main", "demo", "train, export and play a small model, in minutes, on this machine"),
 }
 
@@ -41,21 +50,44 @@ Command = Callable[[list[str]], int | None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0 done, 2 bad input, 130 interrupted.
+    """Runs one command and returns its exit status: 0 done, 2 bad input, 130 interrupted, 143 terminated.
 
     argparse leaves by SystemExit, as everywhere.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    terminated = threading.Event()
     try:
-        return _run(arguments)
+        with _interrupted_by_sigterm(terminated):
+            return _run(arguments)
     except StyleInVError as error:
         print(f"styleinv: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return 130
+        return 128 + (signal.SIGTERM if terminated.is_set() else signal.SIGINT)
     except BrokenPipeError:  # as in `styleinv --help | head -1`; nothing more can be said on that pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+@contextmanager
+def _interrupted_by_sigterm(terminated: threading.Event) -> Iterator[None]:
+    """SIGTERM does what Ctrl-C does, so that what is being written is finished, and sets `terminated`."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        terminated.set()
+        handler = signal.getsignal(signal.SIGINT)
+        if not callable(handler):  # a shell lets background jobs ignore Ctrl-C
+            raise KeyboardInterrupt
+        handler(signal.SIGINT, frame)
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _run(arguments: list[str]) -> int:

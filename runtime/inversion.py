@@ -5,11 +5,15 @@ Shapes: R resolution, W size of a latent.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 
 from styleinv.runtime.errors import BundleError
-from styleinv.runtime.sessions import Sessions
+
+if TYPE_CHECKING:
+    from styleinv.runtime.sessions import Sessions
 
 
 def invert(sessions: Sessions, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

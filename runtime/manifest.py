@@ -75,6 +75,9 @@ def check_manifest(manifest: object, bundle: str) -> None:
     if manifest["kind"] == "styleinv":
         _check(manifest["model"], {"motion": MOTION}, bundle, "model")
         _check(manifest["files"], {MOTION_FILE: FILE}, bundle, "files")
+    _check_probes(manifest, bundle)
+    if manifest.get("latent_strides"):
+        _check(manifest["latent_strides"], LATENT_STRIDES, bundle, "latent_strides")
     _check_graphs(manifest, bundle)
     _check_transfers(manifest, bundle)
     _check_precisions(manifest, bundle)
@@ -134,6 +137,10 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) <= sys.float_info.max  # false for NaN, and for 10**400, too
 
 
+def _is_row(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(map(_is_number, value))
+
+
 def _one_of(*words: str) -> Rule:
     return Rule("one of " + ", ".join(words), lambda value: value in words)
 
@@ -184,6 +191,21 @@ MOTION = {
     "max_period": POSITIVE,
     "min_period": POSITIVE,
 }
+PROBES = {  # what every engine must reproduce; empty where nothing was played
+    "seed": SIZE,
+    "t": Rule("a list of numbers, at least one", lambda value: _is_row(value) and min(value) >= 0),
+    "w": Rule("a list of such lists", lambda value: isinstance(value, list) and all(map(_is_row, value))),
+    "mean_level": Rule("a list of numbers, at least one", lambda value: _is_row(value)),
+}
+LATENT_STRIDES = {  # how near frames with strided latents come to those without, in decibels
+    "least_psnr_db": Rule(
+        "numbers by stride",
+        lambda value: (
+            isinstance(value, dict)
+            and all(stride.isdecimal() and int(stride) > 1 and _is_number(psnr) for stride, psnr in value.items())
+        ),
+    )
+}
 MANIFEST = {
     "kind": _one_of(*GRAPHS),
     "frame_rate": POSITIVE,
@@ -199,6 +221,7 @@ MANIFEST = {
     "provenance": OBJECT,
     "verification": OBJECT,
     "probes": OBJECT,
+    "latent_strides": Rule("an object", lambda value: value is None or isinstance(value, dict)),  # nothing: unmeasured
     "precisions": Rule("an object", lambda value: value is None or isinstance(value, dict)),  # nothing: fp32 alone
 }
 
@@ -230,6 +253,24 @@ def _check_nesting(manifest: Mapping[str, Any], bundle: str) -> None:
         values = list(itertools.chain.from_iterable(inner))
     if values:
         raise BundleError(f"{bundle}: {MANIFEST_NAME}: found more than {DEEPEST} levels, expected fewer")
+
+
+def _check_probes(manifest: Mapping[str, Any], bundle: str) -> None:
+    probes = manifest["probes"]
+    if not probes:
+        return
+    _check(probes, PROBES, bundle, "probes")
+    w_dim, times = manifest["model"]["generator"]["w_dim"], len(probes["t"])
+    for field in ("w", "mean_level"):
+        if len(probes[field]) != times:
+            raise BundleError(
+                f"{bundle}: probes.{field}: found {len(probes[field])} of them, expected {times}, as of t"
+            )
+    lengths = {len(row) for row in probes["w"]}
+    if len(lengths) != 1 or max(lengths) > w_dim:
+        raise BundleError(
+            f"{bundle}: probes.w: found rows of {listed(map(str, lengths))}, expected equal ones, up to {w_dim}"
+        )
 
 
 def _check_graphs(manifest: Mapping[str, Any], bundle: str) -> None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from styleinv.runtime.noise import Z_DOMAIN, standard_normal
-from styleinv.runtime.sessions.base import Arrays
+
+if TYPE_CHECKING:
+    from styleinv.runtime.sessions.base import Arrays
 
 
 def mapping_inputs(
@@ -33,17 +35,20 @@ def mapping_inputs(
     }
 
 
-def given_latent(
-    generator: Mapping[str, Any], w0: npt.ArrayLike, z: npt.ArrayLike | None, truncation: float, label: int | None
-) -> npt.NDArray[np.float32]:
-    """A copy of w0, float32 [W]. The other arguments are the mapping network's and must say nothing.
-
-    Raises: ValueError where w0 does not fit the generator or another argument is given beside it.
-    """
-    for name, value in {"z": z, "label": label, "truncation": None if truncation == 1.0 else truncation}.items():
-        if value is not None:
-            raise ValueError(f"{name}: found {value!r}, expected none: w0 stands in for the mapping network's output")
+def given_latent(generator: Mapping[str, Any], w0: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """A copy of w0, float32 [W]. Raises ValueError where it does not fit the generator."""
     return _checked_row("w0", w0, generator["w_dim"])
+
+
+def check_alone(given: str, **others: object) -> None:
+    """Raises ValueError where another argument says something, too: `given` stands in for the mapping network's output.
+    An argument that says nothing is None; a truncation of 1 is nothing said."""
+    for name, value in others.items():
+        if value is not None and not (name == "truncation" and value == 1.0):
+            found = "one" if name in ("z", "w0", "image") else repr(value)
+            raise ValueError(
+                f"{name}: found {found}, expected none: {given} stands in for the mapping network's output"
+            )
 
 
 def _checked_z(z: npt.ArrayLike | None, seed: int, z_dim: int) -> npt.NDArray[np.float32]:
@@ -69,7 +74,7 @@ def _checked_label(label: int | None, label_dim: int) -> Arrays:
     """The mapping graph's label input, one-hot float32 [1, label_dim]; nothing where the model is unconditional."""
     if label_dim == 0 and label is None:
         return {}
-    if label is None or label not in range(label_dim):
+    if isinstance(label, bool) or not isinstance(label, numbers.Integral) or label not in range(label_dim):
         expected = f"a class from 0 to {label_dim - 1}" if label_dim else "None: the model is unconditional"
         raise ValueError(f"label: found {label!r}, expected {expected}")
     one_hot = np.zeros((1, label_dim), np.float32)

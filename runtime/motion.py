@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import math
 import numbers
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -118,11 +119,50 @@ class Segment:
     right: Array  # [V] the same at the right anchor, with the left anchor's rate and phase
 
 
-class MotionCodes:
-    """Motion codes and time codes of one clip: a pure function of (network, seed), whatever the order of access.
+class Motion(ABC):
+    """The motion codes of one clip, and the time codes that follow from them: a pure function of the anchor and of t.
+
+    Threads may share an instance; its caches are bounded.
+    """
+
+    def __init__(self, network: MotionNetwork) -> None:
+        self.network = network
+        self._segment = functools.lru_cache(CACHED_ANCHORS)(self._compute_segment)
+
+    @abstractmethod
+    def code(self, anchor: int) -> Array:
+        """The motion code u_k, float64 [U], of anchor k >= 0, which stands at frame k * d. Not to be written to."""
+
+    def wrapped(self, t: int | float) -> int | float:
+        """The frame index, of the first round, that shows what t shows; t itself where the motion has no rounds."""
+        return t
+
+    def time_code(self, t: FrameIndex) -> Array:
+        """The time code v_t, float64 [V], of frame index t >= 0, in frames. Raises as `as_frame_index`."""
+        wrapped = self.wrapped(as_frame_index(t))
+        anchor, offset = divmod(wrapped, self.network.anchor_distance)  # exact for int and for float
+        segment = self._segment(int(anchor))
+        alpha = offset / self.network.anchor_distance
+        return _wave(segment.angle + segment.rate * offset) + (1.0 - alpha) * segment.left + alpha * segment.right
+
+    def _compute_segment(self, anchor: int) -> Segment:
+        distance = self.network.anchor_distance
+        code = self.code(anchor)
+        rate, phase = self.network.rate_and_phase(code)
+        angle = np.mod(rate * float(anchor * distance) + phase, 2.0 * math.pi)
+        return Segment(
+            rate=rate,
+            angle=angle,
+            left=self.network.aligner(code) - _wave(angle),
+            right=self.network.aligner(self.code(anchor + 1)) - _wave(angle + rate * distance),
+        )
+
+
+class MotionCodes(Motion):
+    """The motion that noise gives: a pure function of (network, seed), whatever the order of access.
 
     Every row is computed by the same matrix-vector product of the same shape, so that its bytes do not depend on
-    what was asked for before. Caches are bounded; threads may share an instance.
+    what was asked for before.
 
     Args:
         seed: 0 .. 2^64 - 1, of the anchors' noise.
@@ -130,58 +170,38 @@ class MotionCodes:
     """
 
     def __init__(self, network: MotionNetwork, seed: int = 0, *, noise: npt.ArrayLike | None = None) -> None:
-        self._network = network
+        super().__init__(network)
         self._seed = check_word("motion_seed", seed)
         self._given_noise = None if noise is None else np.asarray(noise, np.float64)
         self._hidden = functools.lru_cache(CACHED_ANCHORS + network.taps)(self._compute_hidden)
-        self._segment = functools.lru_cache(CACHED_ANCHORS)(self._compute_segment)
         self._code = functools.lru_cache(CACHED_ANCHORS)(self._compute_code)
 
-    def time_code(self, t: FrameIndex) -> Array:
-        """The time code v_t, float64 [V], of frame index t >= 0, in frames. Raises as `as_frame_index`."""
-        anchor, offset = divmod(as_frame_index(t), self._network.anchor_distance)  # exact for int and for float
-        segment = self._segment(int(anchor))
-        alpha = offset / self._network.anchor_distance
-        return _wave(segment.angle + segment.rate * offset) + (1.0 - alpha) * segment.left + alpha * segment.right
-
     def code(self, anchor: int) -> Array:
-        """The motion code u_k, float64 [U], read-only, of anchor k >= 0, which stands at frame k * d."""
+        """As `Motion.code`."""
         return self._code(anchor)
-
-    def _compute_segment(self, anchor: int) -> Segment:
-        distance = self._network.anchor_distance
-        code = self.code(anchor)
-        rate, phase = self._network.rate_and_phase(code)
-        angle = np.mod(rate * float(anchor * distance) + phase, 2.0 * math.pi)
-        return Segment(
-            rate=rate,
-            angle=angle,
-            left=self._network.aligner(code) - _wave(angle),
-            right=self._network.aligner(self.code(anchor + 1)) - _wave(angle + rate * distance),
-        )
 
     def _compute_code(self, anchor: int) -> Array:
         hidden_window = np.stack([self._hidden(k) for k in self._window(anchor)])
-        return _read_only(self._network.code(hidden_window))
+        return _read_only(self.network.code(hidden_window))
 
     def _compute_hidden(self, anchor: int) -> Array:
         if anchor < 0:  # each layer is padded with zeros, the second one, too
-            return np.zeros(self._network.noise_dim)
+            return np.zeros(self.network.noise_dim)
         noise_window = np.stack([self._noise(k) for k in self._window(anchor)])
-        return self._network.hidden(noise_window)
+        return self.network.hidden(noise_window)
 
     def _noise(self, anchor: int) -> Array:
         if anchor < 0:
-            return np.zeros(self._network.noise_dim)
-        if anchor == 0 and self._network.first_code_noise is not None:
-            return self._network.first_code_noise  # learned, so that frame 0 does not depend on the noise
+            return np.zeros(self.network.noise_dim)
+        if anchor == 0 and self.network.first_code_noise is not None:
+            return self.network.first_code_noise  # learned, so that frame 0 does not depend on the noise
         if self._given_noise is not None:
             return self._given_noise[anchor]
-        return standard_normal(self._seed, MOTION_DOMAIN, anchor, self._network.noise_dim)
+        return standard_normal(self._seed, MOTION_DOMAIN, anchor, self.network.noise_dim)
 
     def _window(self, anchor: int) -> range:
-        first = anchor - self._network.reach
-        return range(first, first + self._network.taps)
+        first = anchor - self.network.reach
+        return range(first, first + self.network.taps)
 
 
 def _activated(layer: tuple[Array, Array], window: Array) -> Array:

@@ -20,25 +20,39 @@ PROGRESS_SECONDS = 0.5
 
 
 def write_frames(
-    frames: Iterator[Frame], out: str, *, fps: float, size: tuple[int, int], count: int | None, engine: str
+    frames: Iterator[Frame],
+    out: str,
+    *,
+    fps: float,
+    size: tuple[int, int],
+    count: int | None,
+    engine: str,
+    format: str | None = None,
+    crf: int | None = None,
 ) -> None:
-    """Writes all frames to the target `out` (see `sinks.open_sink`) and prints a closing line on standard error.
+    """Writes all frames to the target `out` and prints a closing line on standard error, after Ctrl-C, too.
 
     Args:
-        size: height and width of a frame, in pixels.
+        fps, size, format, crf: as `sinks.open_sink` takes them.
         count: how many frames there will be, None if they do not end.
         engine: what computes them, for the closing line.
-    Raises: as `open_sink`, and what computing the frames raises. A reader that goes away is no error.
+    Raises: as `open_sink`, and what computing the frames raises; the sink has finished with what it got, then. A reader
+        that goes away is no error.
     """
     statistics = Statistics()
-    with open_sink(out, fps, size) as sink, suppress(BrokenPipeError):
-        for frame in statistics.watch(frames, count):
-            sink.write(frame)
+    try:
+        with open_sink(out, fps, size, format=format, crf=crf) as sink, suppress(BrokenPipeError):
+            for frame in statistics.watch(frames, count):
+                sink.write(frame)
+    except KeyboardInterrupt:
+        print(f"interrupted: {statistics.summary()}; {engine}; written to {out}", file=sys.stderr)
+        raise
     print(f"{statistics.summary()}; {engine}; written to {out}", file=sys.stderr)
 
 
 class Statistics:
-    """Counts frames and how long each took to compute, and shows progress where a person is watching."""
+    """Counts frames and how long each took to compute, and shows progress where a person is watching. A frame counts
+    once it is written."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -56,7 +70,6 @@ class Statistics:
                 break
             now = time.perf_counter()
             self._milliseconds.append(1000.0 * (now - begin))
-            self._count += 1
             if interactive and now - shown > PROGRESS_SECONDS:
                 shown = now
                 print(
@@ -66,6 +79,7 @@ class Statistics:
                     flush=True,
                 )
             yield frame
+            self._count += 1
         if interactive:
             print("\r", end="", file=sys.stderr)
 

@@ -1,4 +1,4 @@
-"""`styleinv stream`: plays a bundle into a video file, a folder of pictures or a pipe."""
+"""`styleinv stream`: plays a bundle into a video file, a folder of pictures, a pipe or a window."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from styleinv.runtime.arguments import add_playing, parse_playing, real_number, seed_number, whole_number
+from styleinv.runtime.arguments import (
+    add_playing,
+    frame_count,
+    parse_playing,
+    real_number,
+    seed_number,
+    whole_number,
+)
 from styleinv.runtime.bundle import Bundle
 from styleinv.runtime.errors import StyleInVError
 from styleinv.runtime.progress import write_frames
@@ -36,8 +43,16 @@ examples:
       three motions (rows), each of them moving the same four pictures (columns)
   styleinv stream faces.bundle --transfer arcane --side-by-side --out styles.mp4
       a clip, and on its right the same clip in the style arcane, which the bundle holds
+  styleinv stream sky.bundle --loop 4 --out loop.mp4
+      a clip that closes: its last frame leads back to its first one
+  styleinv stream sky.bundle --precision bf16 --latent-stride auto --out rollout.mp4
+      as fast as a CPU with bfloat16 can, and close to exact
+  styleinv stream sky.bundle --frames 0 --out window
+      without end, in a window; Escape, q or closing it end the clip
+  styleinv stream sky.bundle --out - --format y4m | ffmpeg -i - rollout.mp4
+      into another program, which learns size and rate from the stream
   styleinv stream sky.bundle --frames 0 --out - | ffplay -f rawvideo -pixel_format rgb24 -video_size 256x256 -
-      without end, into a player; the video size is the model's
+      without end and as raw RGB, into a player; the video size is the model's
 """
 
 
@@ -56,7 +71,7 @@ def main(argv: list[str]) -> int:
         print(f"{arguments.bundle}: playing on {engine}", file=sys.stderr)
         for rollout in rollouts:
             rollout.latents([arguments.start])  # loads the graphs, so that the timings are those of steady playing
-        count = arguments.frames or None
+        count = frame_count(arguments, rollouts[0], fps)
         plays = [
             rollout.renderings(rollout.times(fps, arguments.start, arguments.speed, count), transfers)
             for rollout in rollouts
@@ -64,14 +79,23 @@ def main(argv: list[str]) -> int:
         frames = (_tiled([np.hstack(tile) for tile in tiles], rows, columns) for tiles in zip(*plays, strict=True))
         height, width = rollouts[0].size
         size = height * rows, width * len(transfers) * columns
-        write_frames(frames, arguments.out, fps=fps, size=size, count=count, engine=engine)
+        write_frames(
+            frames,
+            arguments.out,
+            fps=fps,
+            size=size,
+            count=count,
+            engine=engine,
+            format=arguments.format,
+            crf=arguments.crf,
+        )
     return 0
 
 
 def _rollouts(sessions: Sessions, arguments: argparse.Namespace) -> list[Rollout]:
     """The clips of the grid, row by row."""
     try:
-        return [
+        rollouts = [
             Rollout(
                 sessions,
                 seed,
@@ -79,11 +103,13 @@ def _rollouts(sessions: Sessions, arguments: argparse.Namespace) -> list[Rollout
                 truncation=arguments.truncation,
                 label=arguments.label,
                 transfer=arguments.transfer,
+                latent_stride=arguments.latent_stride,
             )
             for seed, motion_seed in _seeds(arguments)
         ]
     except ValueError as error:  # what the parser cannot know: the label's range, the last seed of a grid
         raise StyleInVError(str(error)) from error
+    return rollouts if arguments.loop is None else [rollout.loop(arguments.loop) for rollout in rollouts]
 
 
 def _seeds(arguments: argparse.Namespace) -> list[tuple[int, int | None]]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from styleinv.runtime.bundle import MOTION_FILE, Bundle, GraphSpec
 from styleinv.runtime.closing import Closing
-from styleinv.runtime.errors import EngineError
+from styleinv.runtime.errors import BundleError, EngineError
 from styleinv.runtime.manifest import PRECISIONS
 from styleinv.runtime.motion import MotionNetwork
+from styleinv.runtime.probes import deviation
 from styleinv.runtime.sessions.base import Session, SessionOptions
 
 __all__ = [
@@ -41,6 +44,9 @@ ENGINES = {
     "openvino": Engine("styleinv.runtime.sessions.openvino", {"fp32": "fp32", "bf16": "fp32"}),
     "onnxruntime": Engine("styleinv.runtime.sessions.onnxruntime", {"fp32": "fp32", "fp16": "fp16"}),
 }
+
+PLAYED_GRAPHS = ("latent", "synthesis", "content", "mapping")  # that a clip takes; those first that take long to load
+LOADING_THREADS = 2
 
 
 def choose_engine(engine: str = "auto", precision: str = "fp32") -> str:
@@ -114,34 +120,41 @@ class Sessions(Closing):
     """What all rollouts of one bundle share: a session for each graph, opened when first asked for, and the motion
     network's weights. Threads may share it; closing it closes its sessions.
 
-    Raises: EngineError where the engine cannot be had in this precision; BundleError where the bundle has no graphs
-        that it would load for it.
+    Args:
+        engine: 'auto' is the fastest that this machine has in this precision and on which the bundle's probe comes out
+            right (see `probes.deviation`); one that fails is told in a RuntimeWarning, and the next one is tried.
+    Raises: EngineError where the engine cannot be had in this precision, or none reproduces the probe; BundleError
+        where the bundle has no graphs that it would load for it.
     """
 
     def __init__(
         self, bundle: Bundle, *, engine: str = "auto", precision: str = "fp32", threads: int | None = None
     ) -> None:
         self.bundle = bundle
-        self.engine = choose_engine(engine, precision)
         self.precision = precision
-        first = next(iter(bundle.manifest["graphs"]))
-        bundle.graph(first, precision=ENGINES[self.engine].graphs[precision])  # raises where it has none of these
+        self.engine = choose_engine(engine, precision)
         self._threads = threads
         self._open: dict[tuple[str, str | None], Session] = {}
         self._motion: MotionNetwork | None = None
         self._closed = False
         self._lock = threading.Lock()
+        self._check_graphs()
+        if engine == "auto":
+            self._choose_by_probe()
 
     def session(self, graph: str, transfer: str | None = None) -> Session:
         """The session of this graph, of a transfer where one is named. Raises as `open_session`, and EngineError after
         `close`."""
         with self._lock:
-            if self._closed:
-                raise EngineError(f"{self.bundle.path}: found closed sessions, expected open ones")
-            key = graph, transfer
-            if key not in self._open:
-                self._open[key] = self.load(graph, transfer)
-            return self._open[key]
+            return self._opened([(graph, transfer)])[0]
+
+    def preload(self, transfer: str | None = None) -> None:
+        """Opens what playing takes, so that the first frame need not wait for it, two graphs at a time: loading one
+        leaves a core idle. Raises as `session`."""
+        graphs = self.bundle.manifest["graphs"]
+        keys = [(graph, None) for graph in PLAYED_GRAPHS if graph in graphs]
+        with self._lock:
+            self._opened([*keys, ("synthesis", transfer)])
 
     def load(self, graph: str, transfer: str | None) -> Session:
         """Opens the session of a graph; `session` keeps it. Raises as `open_session`."""
@@ -161,5 +174,50 @@ class Sessions(Closing):
         """Closes every session. Closing twice is allowed."""
         with self._lock:
             self._closed = True
-            while self._open:
-                self._open.popitem()[1].close()
+            self._close_all()
+
+    def _opened(self, keys: Sequence[tuple[str, str | None]]) -> list[Session]:
+        """The sessions of these graphs, those that are missing opened. The lock is held."""
+        if self._closed:
+            raise EngineError(f"{self.bundle.path}: found closed sessions, expected open ones")
+        missing = [key for key in dict.fromkeys(keys) if key not in self._open]
+        if len(missing) == 1:
+            self._open[missing[0]] = self.load(*missing[0])
+        elif missing:
+            with ThreadPoolExecutor(LOADING_THREADS) as pool:
+                loading = {key: pool.submit(self.load, *key) for key in missing}
+            self._open |= {key: future.result() for key, future in loading.items() if future.exception() is None}
+            for future in loading.values():
+                future.result()  # raises what loading raised; what was loaded is kept, and closed with the others
+        return [self._open[key] for key in keys]
+
+    def _check_graphs(self) -> None:
+        first = next(iter(self.bundle.manifest["graphs"]))
+        self.bundle.graph(first, precision=ENGINES[self.engine].graphs[self.precision])  # raises where it has none
+
+    def _choose_by_probe(self) -> None:
+        """Stays with the engine, or goes on to the next one that this machine has, until the probe comes out right."""
+        candidates = list(ENGINES)[list(ENGINES).index(self.engine) :]
+        failures: list[str] = []
+        for name in candidates:
+            reason = obstacle(name, self.precision)
+            if reason is None:
+                self.engine = name
+                try:
+                    self._check_graphs()
+                    reason = deviation(self)
+                except (EngineError, BundleError) as error:
+                    reason = str(error)
+            if reason is None:
+                for failure in failures:
+                    warnings.warn(f"{self.bundle.path}: {failure}; playing on {name}", RuntimeWarning, stacklevel=4)
+                return
+            self._close_all()
+            failures.append(f"{name}: {reason}")
+        raise EngineError(
+            f"{self.bundle.path}: found no engine on which the bundle's probe comes out right ({'; '.join(failures)})"
+        )
+
+    def _close_all(self) -> None:
+        while self._open:
+            self._open.popitem()[1].close()

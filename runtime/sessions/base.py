@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from styleinv.runtime.bundle import ArraySpec, GraphSpec
 from styleinv.runtime.closing import Closing
+from styleinv.runtime.device_array import DeviceArray
 from styleinv.runtime.errors import EngineError
 
 Array = npt.NDArray[Any]
@@ -48,6 +49,9 @@ class Session(Protocol):
         Returns: new arrays by name, C-contiguous, owned by the caller.
         Raises: EngineError where an input or output does not fit the graph, or the engine fails.
         """
+
+    def run_on_device(self, inputs: Mapping[str, npt.NDArray[Any]], outputs: Iterable[str]) -> dict[str, DeviceArray]:
+        """As `run`, but the outputs stay on the GPU, finished. Raises EngineError where the session is on no GPU."""
 
     def close(self) -> None:
         """Lets go of the engine's memory. Closing twice is allowed."""
@@ -88,6 +92,12 @@ class CpuSession(Closing):
                 return self.bound(batch).run(inputs, wanted)
             except Exception as error:  # the engines' exceptions share no base class
                 raise EngineError(f"{self.graph.file}: {self.name} failed: {error}") from error
+
+    def run_on_device(self, inputs: Mapping[str, Array], outputs: Iterable[str]) -> dict[str, DeviceArray]:
+        """Raises EngineError: there is no GPU."""
+        raise EngineError(
+            f"{self.graph.file}: found {self.name}, expected a session on a GPU, to leave its output there"
+        )
 
     def close(self) -> None:
         """Frees the model; a run under way in another thread ends first."""

@@ -15,16 +15,17 @@ from PIL import Image
 
 from styleinv.export import bench, bench_command, bench_machine
 from styleinv.export.bench_csv import COLUMNS, append_row
-from styleinv.export.bench_machine import Convolutions, describe_machine
+from styleinv.export.bench_machine import Convolutions
 from styleinv.export.bench_playing import Played, TimedSessions, jitter, play
 from styleinv.export.bench_report import as_json, as_table
 from styleinv.export.bench_start import Settings
 from styleinv.runtime.bundle import Bundle
 from styleinv.runtime.errors import BundleError, CheckpointError, StyleInVError
+from styleinv.runtime.machine import describe_machine
 from styleinv.runtime.rollout import Rollout
 
 PROMISED = {"fps", "latency_ms", "cold_start_s", "peak_rss_mib", "session", "precision"}
-MORE = {"jitter_ms", "graph_ms", "share_of_peak", "row"}
+MORE = {"jitter_ms", "graph_ms", "share_of_peak", "latent_stride", "row"}
 WITH_BASELINE = {"speedup_vs_eager", "speedup_vs_eager_cached", "psnr_db"}
 SHORT = ["--frames", "12", "--warmup", "2"]
 
@@ -50,7 +51,10 @@ def result_of(bundle, milliseconds, macs=None, convolutions="openvino is not ins
     """A result with these frame times, of a bundle that counts its multiplications or does not."""
     opened = Bundle.open(bundle)
     graphs = {name: {**entry, "macs": macs} for name, entry in opened.manifest["graphs"].items()}
-    played = Played(np.array(milliseconds), {"latent": 2.0, "synthesis": 1.0}, len(milliseconds), 10, "fake", "fake 1")
+    graph_milliseconds = {"latent": 2.0, "synthesis": 1.0}
+    played = Played(
+        np.array(milliseconds), graph_milliseconds, len(milliseconds), 10, "fake", "fake 1", latent_stride=1
+    )
     return bench.Result(
         Settings(str(bundle), frames=len(milliseconds)),
         dataclasses.replace(opened, manifest={**opened.manifest, "graphs": graphs}),
@@ -124,6 +128,37 @@ def test_baseline(small_bundle, small_checkpoint, tmp_path, quick, capsys):
     assert row["alternated_frames"] == 10  # two turns of five
     assert row["torch"] and row["eager_threads"] >= 1
     assert "speedup_vs_eager " in capsys.readouterr().out
+
+
+def test_baseline_with_strided_latents(small_bundle, small_checkpoint, tmp_path, quick, capsys):
+    file = tmp_path / "bench.json"
+    arguments = [str(small_bundle), *SHORT, "--baseline", str(small_checkpoint), "--json", str(file)]
+    assert bench_command.main([*arguments, "--latent-stride", "4"]) == 0
+    found = json.loads(file.read_text())
+    assert found["latent_stride"] == found["row"]["latent_stride"] == 4
+    assert found["speedup_vs_eager"] > 0 and 20 <= found["psnr_db"] < 80  # close, and not the same
+    assert "latents of every 4th frame from the encoder" in capsys.readouterr().out
+
+
+def test_strided_frames_are_timed_in_whole_strides(small_bundle):
+    """PyTorch draws one batch where the bundle plays as many as share a keyframe, and each has its turn."""
+    from styleinv.export.bench_baseline import BLOCK, _batches, _stride_of_frames
+
+    with Rollout.open(small_bundle, 3, latent_stride=3) as rollout:
+        rounds = _batches(rollout.bundle, rounds=2, batch=2, stride=3)
+        drawn = list(itertools.chain.from_iterable(rounds))
+        assert [len(batches) for batches in rounds] == [BLOCK + 1] * 3
+        assert drawn[:4] == [[0, 1], [8, 9], [16, 17], [18, 19]]  # of 0 .. 5, 6 .. 11, 12 .. 17, 18 .. 23
+        asked = []
+        frames = rollout.frames
+        spied = types.SimpleNamespace(
+            latent_stride=3, frames=lambda ts, batch: asked.extend(ts := list(ts)) or frames(ts, batch)
+        )
+        for ts in drawn[:3]:
+            asked.clear()
+            found = _stride_of_frames(spied, ts)
+            assert asked == list(range(ts[0] // 6 * 6, ts[0] // 6 * 6 + 6))
+            np.testing.assert_array_equal(found, np.stack(list(frames(ts, 2))))
 
 
 def test_another_checkpoint_is_refused(small_bundle, small_checkpoint, tmp_path, quick):
@@ -218,7 +253,8 @@ def test_frames_of_the_warm_up_do_not_count(batch, warmup, timed):
                 clock.seconds += passed
             yield None
 
-    rollout = types.SimpleNamespace(bundle=types.SimpleNamespace(kind="styleinv"), frames=frames, engine="fake 1")
+    bundle = types.SimpleNamespace(kind="styleinv")
+    rollout = types.SimpleNamespace(bundle=bundle, frames=frames, engine="fake 1", latent_stride=1)
     played = play(rollout, sessions, Settings("fake", batch=batch, warmup=4, frames=6), clock)
     assert asked == list(range(warmup + timed))
     assert (played.warmup, played.frames, len(played.milliseconds)) == (warmup, timed, timed // batch)
@@ -252,6 +288,7 @@ def test_share_of_the_fastest_convolutions(small_bundle):
     machine = describe_machine()
     result = result_of(small_bundle, [4.0, 5.0, 6.0], macs=10**9, convolutions=Convolutions(800.0, "openvino in fp32"))
     assert bench.macs_per_frame(result.bundle.manifest) == 2 * 10**9  # latent and synthesis
+    assert bench.macs_per_frame(result.bundle.manifest, latent_stride=4) == 1.25 * 10**9
     assert result.gmac_per_s == pytest.approx(400.0)  # 2 GMAC in 5 ms
     assert result.share_of_peak == pytest.approx(0.5)
     text = as_table(result, machine)

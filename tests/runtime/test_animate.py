@@ -7,7 +7,7 @@ from styleinv.runtime import Bundle, Rollout, Sessions
 from styleinv.runtime.cli import main
 from styleinv.runtime.inversion import invert
 from styleinv.runtime.pictures import as_image, fit_picture, read_picture
-from styleinv.runtime.sinks import encode_png
+from styleinv.runtime.sinks import encode_jpeg, encode_png
 
 pytest.importorskip("av")
 
@@ -71,13 +71,25 @@ def test_the_animation_alone(styled, photo, tmp_path, transfer):
         np.testing.assert_array_equal(frame, wanted)
 
 
+def test_formats_and_quality(styled, photo, tmp_path):
+    options = ["--animation-only", "--frames", 2, "--threads", 1]
+    assert animate(styled.path, photo, *options, "--format", "jpeg", "--out", f"{tmp_path}/clip/") == 0
+    expected = expected_parts(styled.path, photo, 0, [0, 1])[2]
+    written = [path.read_bytes() for path in sorted((tmp_path / "clip").iterdir())]
+    assert written == [encode_jpeg(frame) for frame in expected]
+    for crf in (1, 50):
+        assert animate(styled.path, photo, *options, "--crf", crf, "--out", tmp_path / f"{crf}.mkv") == 0
+    assert (tmp_path / "1.mkv").stat().st_size > 1.3 * (tmp_path / "50.mkv").stat().st_size
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--frames", "0"], "--frames 0 plays without end, which only --out - can take"),
+        (["--frames", "0"], "--frames 0 plays without end, which only --out -, --out window and named pipes can take"),
         (["--seed", "-1"], "argument --seed/--motion-seed: found '-1'"),
         (["--transfer", "anime"], "transfers: found ink, oil-2, expected anime"),
         (["--out", "clip.gif"], "clip.gif: found the suffix .gif"),
+        (["--format", "nv12"], "clip.mp4: found the format nv12, expected none: a video has no formats"),
     ],
 )
 def test_bad_options(styled, photo, tmp_path, monkeypatch, capsys, options, message):

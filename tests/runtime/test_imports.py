@@ -33,7 +33,7 @@ for module in pkgutil.walk_packages(styleinv.runtime.__path__, "styleinv.runtime
     assert {"styleinv.runtime.sessions.onnxruntime", "styleinv.runtime.sinks", "styleinv.runtime.stream"} <= imported
 
 
-@pytest.mark.parametrize("command", ["stream", "animate"])
+@pytest.mark.parametrize("command", ["stream", "animate", "doctor"])
 def test_help_loads_nothing_heavy(command):
     finished = run(f"""
 import sys

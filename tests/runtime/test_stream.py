@@ -1,7 +1,9 @@
 """`styleinv stream`, from arguments to files."""
 
+import io
 import itertools
 import re
+import shutil
 import subprocess
 import sys
 
@@ -10,7 +12,7 @@ import pytest
 
 from styleinv.runtime import Rollout
 from styleinv.runtime.cli import main
-from styleinv.runtime.sinks import encode_png
+from styleinv.runtime.sinks import encode_jpeg, encode_png
 
 
 def stream(*arguments):
@@ -29,18 +31,28 @@ def started(*arguments):
     )
 
 
+def decoded(path):
+    av = pytest.importorskip("av")
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def assert_means(frames, rollout):
+    """The frames are noise, whose colours a video halves; their means survive."""
+    for t, frame in enumerate(frames):
+        np.testing.assert_allclose(frame.mean(axis=(0, 1)), rollout[t].mean(axis=(0, 1)), atol=6, err_msg=f"t = {t}")
+
+
 def test_video(tiny, tmp_path, capsys):
     av = pytest.importorskip("av")
     path = tmp_path / "rollout.mp4"
     assert stream(tiny.path, "--seed", 3, "--frames", 25, "--threads", 1, "--out", path) == 0
     with av.open(str(path)) as container:
-        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
         assert container.streams.video[0].average_rate == 25
+    frames = decoded(path)
     assert len(frames) == 25 and frames[0].shape == (16, 16, 3)
     with Rollout.open(tiny.path, 3, threads=1) as rollout:
-        for t in (0, 12, 24):  # these frames are noise, whose colours the video halves; means survive
-            found, expected = (frame.mean(axis=(0, 1)) for frame in (frames[t], rollout[t]))
-            np.testing.assert_allclose(found, expected, atol=6)
+        assert_means(frames, rollout)
     captured = capsys.readouterr()
     assert captured.out == ""
     closing = captured.err.splitlines()[-1]
@@ -71,6 +83,37 @@ def test_raw_bytes(tiny):
             for t in range(2):
                 found = frames[t, 16 * row : 16 * row + 16, 16 * column : 16 * column + 16]
                 np.testing.assert_array_equal(found, rollout[t])
+
+
+def test_y4m_into_another_program(tiny, tmp_path):
+    av = pytest.importorskip("av")
+    player = started(tiny.path, "--frames", 5, "--fps", 12.5, "--threads", 1, "--out", "-", "--format", "y4m")
+    if shutil.which("ffmpeg"):
+        ffmpeg = ["ffmpeg", "-v", "error", "-i", "-", "-crf", "10", str(tmp_path / "clip.mp4")]
+        assert subprocess.run(ffmpeg, stdin=player.stdout, check=False).returncode == 0
+        frames = decoded(tmp_path / "clip.mp4")
+    else:
+        with av.open(io.BytesIO(player.stdout.read())) as container:
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert b"5 frames" in player.communicate()[1] and player.returncode == 0
+    assert len(frames) == 5
+    with Rollout.open(tiny.path, threads=1) as rollout:
+        assert_means(frames, rollout[0:10:2])
+
+
+def test_jpeg_pictures(tiny, tmp_path):
+    pytest.importorskip("av")
+    assert stream(tiny.path, "--frames", 2, "--format", "jpeg", "--threads", 1, "--out", f"{tmp_path}/clip/") == 0
+    with Rollout.open(tiny.path, threads=1) as rollout:
+        for t in range(2):
+            assert (tmp_path / "clip" / f"frame_{t:06d}.jpg").read_bytes() == encode_jpeg(rollout[t])
+
+
+def test_quality(tiny, tmp_path):
+    pytest.importorskip("av")
+    for crf in (1, 50):
+        assert stream(tiny.path, "--frames", 3, "--crf", crf, "--threads", 1, "--out", tmp_path / f"{crf}.mkv") == 0
+    assert (tmp_path / "1.mkv").stat().st_size > 1.3 * (tmp_path / "50.mkv").stat().st_size
 
 
 def pictures_in(folder):
@@ -133,7 +176,7 @@ def test_endless_ends_quietly_when_the_reader_leaves(tiny):
     ("options", "message"),
     [
         (["--frames", "-1"], "argument --frames: found '-1', expected a whole number of at least 0"),
-        (["--frames", "0"], "--frames 0 plays without end, which only --out - can take"),
+        (["--frames", "0"], "--frames 0 plays without end, which only --out -, --out window and named pipes can take"),
         (["--seed", "x"], "argument --seed: found 'x'"),
         (["--seed", str(2**64)], "argument --seed: found"),
         (["--fps", "0"], "argument --fps: found '0', expected a number above 0"),
@@ -148,6 +191,12 @@ def test_endless_ends_quietly_when_the_reader_leaves(tiny):
         (["--label", "1"], "label: found 1, expected None: the model is unconditional"),
         (["--seed", str(2**64 - 1), "--grid", "1x2"], "seed: found 18446744073709551616, expected a whole number"),
         (["--out", "clip.gif"], "clip.gif: found the suffix .gif"),
+        (["--format", "bmp"], "argument --format: invalid choice: 'bmp'"),
+        (["--format", "y4m"], "clip.mp4: found the format y4m, expected none: a video has no formats"),
+        (["--out", "-", "--format", "jpeg"], "-: found the format jpeg, expected rgb24 or nv12 or y4m"),
+        (["--crf", "1.5"], "argument --crf: found '1.5', expected a whole number of at least 0"),
+        (["--crf", "52"], "clip.mp4: found the quality crf 52, expected a whole number from 0 to 51"),
+        (["--out", "clip/", "--crf", "20"], "clip/: found the quality crf 20, expected none"),
         (["--transfer", "ink"], "transfers: found none, expected ink"),
         (["--side-by-side"], "--side-by-side shows a style beside the original: give --transfer NAME, too"),
         (["--decompose"], "--decompose compares the clips of a grid: give --grid RxC, too"),
@@ -173,12 +222,20 @@ def test_image_bundle_gives_one_picture(make_bundle, tmp_path, capsys):
     assert stream(bundle.path, "--frames", 1, "--out", f"{tmp_path}/one/") == 0
     assert stream(bundle.path, "--frames", 2, "--out", tmp_path / "two.mp4") == 2
     assert "plays single pictures" in capsys.readouterr().err
-    assert not (tmp_path / "two.mp4").exists() and len(list(tmp_path.iterdir())) == 2
+    assert len(decoded(tmp_path / "two.mp4")) == 1 and len(list(tmp_path.iterdir())) == 3
 
 
 def test_help_is_for_newcomers(capsys):
     assert stream("--help") == 0
     printed = capsys.readouterr().out
-    words = ("--grid RxC", "--seed N", "examples:", "made by `styleinv export`", "--decompose --grid", "--side-by-side")
+    words = (
+        "--grid RxC",
+        "--seed N",
+        "examples:",
+        "made by `styleinv export`",
+        "--decompose --grid",
+        "--side-by-side",
+        "y4m | ffmpeg",
+    )
     for word in words:
         assert word in printed
