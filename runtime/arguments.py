@@ -45,7 +45,7 @@ def add_playing(parser: argparse.ArgumentParser) -> None:
         "--frames",
         type=whole_number(0),
         metavar="N",
-        help="how many frames to write (default 250, or with --loop one round); 0 is without end, for pipes and windows",
+        help="how many frames to write (default 250; with --loop one round); 0 is without end, for pipes and windows",
     )
     add(
         "--fps",

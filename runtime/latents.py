@@ -66,7 +66,7 @@ class ClipLatents:
         return self._sessions.session("latent").run({**self._conditions(len(moments)), "v": v}, ["w"])["w"]
 
     def _conditions(self, batch: int) -> Arrays:
-        """The clip's conditions, repeated for each of the batch; the same arrays each time, so sessions bind them once."""
+        """The clip's conditions, repeated for each of the batch; always the same arrays, which sessions bind once."""
         repeated = self._repeated
         if repeated is None or repeated[0] != batch:
             self._repeated = repeated = batch, joined_conditions([self._clip] * batch)

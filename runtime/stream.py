@@ -68,7 +68,9 @@ def main(argv: list[str]) -> int:
     ) as sessions:
         rollouts = _rollouts(sessions, arguments)
         engine = rollouts[0].engine
-        print(f"{arguments.bundle}: playing on {engine}", file=sys.stderr)
+        stride = rollouts[0].latent_stride
+        strided = f", latents of every {stride}th frame from the encoder" if stride > 1 else ""
+        print(f"{arguments.bundle}: playing on {engine}{strided}", file=sys.stderr)
         for rollout in rollouts:
             rollout.latents([arguments.start])  # loads the graphs, so that the timings are those of steady playing
         count = frame_count(arguments, rollouts[0], fps)

@@ -181,7 +181,7 @@ def test_endless_ends_quietly_when_the_reader_leaves(tiny):
         (["--seed", str(2**64)], "argument --seed: found"),
         (["--fps", "0"], "argument --fps: found '0', expected a number above 0"),
         (["--fps", "nan"], "argument --fps: found 'nan'"),
-        (["--speed", "-1"], "argument --speed: found '-1'"),
+        (["--speed", "inf"], "argument --speed: found 'inf'"),
         (["--start", "-0.5"], "argument --start: found '-0.5', expected a number from 0 to 2^53"),
         (["--truncation", "inf"], "argument --truncation: found 'inf', expected a finite number"),
         (["--grid", "4"], "argument --grid: found '4', expected rows x columns"),
