@@ -82,10 +82,9 @@ class RingReader:
                     if slot["number"] == number:
                         self._next = number + 1
                         return result
-            elif time.monotonic() > deadline:
+            if time.monotonic() > deadline:
                 raise TimeoutError(f"found no new frame within {timeout} seconds")
-            else:
-                time.sleep(0.001)
+            time.sleep(0.001)
         return None
 
     def close(self):

@@ -9,11 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from styleinv.runtime.errors import EngineError
-from styleinv.runtime.machine import describe_machine
 from styleinv.runtime.sessions.openvino import import_openvino
 from styleinv.runtime.signal_stack import kept_signal_stack
-
-__all__ = ["Convolutions", "describe_machine", "fastest_convolutions"]
 
 STACKS = ((256, 32), (512, 16))  # channels, and height and width, of stacks of equal 3x3 convolutions
 LAYERS = 6

@@ -23,13 +23,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from styleinv.export.bench_machine import describe_machine
 from styleinv.export.folding import FoldedConv2d
 from styleinv.export.forms import TARGETS
 from styleinv.export.graphs import Graph
 from styleinv.export.onnx_graph import export_onnx, graph_spec, write_models
 from styleinv.export.upsampling import MODULES
 from styleinv.export.winograd import PairedWinogradConv2d, paired, unpaired
+from styleinv.runtime.machine import describe_machine
 from styleinv.runtime.sessions import Session, SessionOptions, open_graph
 
 # Input channels, output channels, input resolution: of tiny64, paper256, and models of 512 and 1024 pixels.

@@ -106,6 +106,7 @@ def _describe_bundle(path: Path) -> dict[str, Any]:
         "graphs": {name: graph["precision"] for name, graph in manifest["graphs"].items()},
         "precisions": list(bundle.precisions),
         "transfers": sorted(manifest["transfers"]),
+        "latent_strides": dict(manifest.get("latent_strides") or {}),
         "engines": [engine.get("target", "unknown") for engine in manifest["engines"]],
         "configuration": dict(manifest["model"]),
         "provenance": dict(manifest["provenance"]),

@@ -12,6 +12,7 @@ from styleinv.runtime.errors import (
 )
 from styleinv.runtime.player import Player
 from styleinv.runtime.rollout import Rollout
+from styleinv.runtime.rollout_batch import RolloutBatch
 from styleinv.runtime.sessions import Sessions
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "EngineError",
     "Player",
     "Rollout",
+    "RolloutBatch",
     "Sessions",
     "StyleInVError",
     "TrainingError",

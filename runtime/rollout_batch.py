@@ -11,6 +11,7 @@ Shapes: B rollouts, H W height and width, W size of a latent.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ from styleinv.runtime.rollout import Rollout
 from styleinv.runtime.sessions.base import Arrays
 
 Frames = npt.NDArray[np.uint8]  # [B, H, W, 3], RGB
+FrameIndices = Sequence[FrameIndex] | npt.NDArray[np.integer[Any] | np.floating[Any]]  # one for each rollout
 
 
 class RolloutBatch:
@@ -45,6 +47,7 @@ class RolloutBatch:
         if len(transfers) > 1:
             found = ", ".join(sorted(map(str, transfers)))
             raise ValueError(f"rollouts: found the transfers {found}, expected one for all")
+        self.bundle = first.bundle
         self._sessions, self._transfer = first.sessions, first.transfer
         # Interpolated latents are each rollout's own; exact ones are computed together.
         self._together = first.bundle.kind == "styleinv" and all(
@@ -55,11 +58,11 @@ class RolloutBatch:
     def __len__(self) -> int:
         return len(self.rollouts)
 
-    def __getitem__(self, t: FrameIndex | Sequence[FrameIndex]) -> Frames:
+    def __getitem__(self, t: FrameIndex | FrameIndices) -> Frames:
         """The frames at t, or each rollout's at its own t: uint8 [B, H, W, 3]. Raises as `frames_at`."""
-        return self.frames_at(t if isinstance(t, Sequence) else [t] * len(self))
+        return self.frames_at(self._one_for_each(t))
 
-    def frames_at(self, ts: Sequence[FrameIndex], *, out: Frames | None = None) -> Frames:
+    def frames_at(self, ts: FrameIndices, *, out: Frames | None = None) -> Frames:
         """Each rollout's frame at its own frame index: uint8 [B, H, W, 3], a new array, or `out`, written over.
 
         Raises: as `Rollout.frame`; ValueError where there is not one frame index for each.
@@ -72,11 +75,9 @@ class RolloutBatch:
         np.copyto(out, frames)
         return out
 
-    def latents(self, ts: Sequence[FrameIndex]) -> Latents:
+    def latents(self, ts: FrameIndices) -> Latents:
         """Each rollout's latent at its own frame index: float32 [B, W]. Raises as `frames_at`."""
-        if len(ts) != len(self):
-            raise ValueError(f"ts: found {len(ts)} frame indices, expected one for each of {len(self)} rollouts")
-        pairs = list(zip(self.rollouts, ts, strict=True))
+        pairs = list(zip(self.rollouts, self._one_for_each(ts), strict=True))
         if not self._together:
             return np.concatenate([rollout.latents([t]) for rollout, t in pairs])
         v = np.concatenate([rollout.time_codes([t]) for rollout, t in pairs])
@@ -87,7 +88,7 @@ class RolloutBatch:
     def play(
         self,
         fps: float | None = None,
-        start: FrameIndex | Sequence[FrameIndex] = 0,
+        start: FrameIndex | FrameIndices = 0,
         speed: float = 1.0,
         count: int | None = None,
         *,
@@ -95,6 +96,14 @@ class RolloutBatch:
     ) -> Iterator[Frames]:
         """Yields frames uint8 [B, H, W, 3], of each rollout as `Rollout.play` does; backwards until the first of them
         is at its beginning. `start` is one frame index for all, or one for each. Raises as `Rollout.play`."""
-        starts = start if isinstance(start, Sequence) else [start] * len(self)
+        starts = self._one_for_each(start)
         times = [rollout.times(fps, t, speed, count) for rollout, t in zip(self.rollouts, starts, strict=True)]
         return (self.frames_at(ts, out=out) for ts in zip(*times, strict=False))
+
+    def _one_for_each(self, ts: FrameIndex | FrameIndices) -> FrameIndices:
+        """As many frame indices as rollouts, of one for all or of as many. Raises ValueError where there are not."""
+        if not isinstance(ts, (Sequence, np.ndarray)):
+            return [ts] * len(self)
+        if len(ts) != len(self):
+            raise ValueError(f"ts: found {len(ts)} frame indices, expected one for each of {len(self)} rollouts")
+        return ts

@@ -321,6 +321,21 @@ def test_a_frame_that_was_overwritten_meanwhile_is_not_used(frame_ring):
             reader.read(lambda frame, t: frame.fill(0))
 
 
+def test_a_frame_that_is_being_written_is_not_used(frame_ring):
+    class Slow:
+        """A frame, before whose bytes are there the reader looks."""
+
+        def __array__(self, dtype=None, copy=None):
+            with pytest.raises(TimeoutError):
+                reader.read(lambda frame, t: t, timeout=0.01)
+            return np.ones((2, 3, 3), np.uint8)
+
+    with closing(frame_ring.RingWriter(2, 3, slots=1)) as writer, closing(frame_ring.RingReader(writer.name)) as reader:
+        writer.write(np.zeros((2, 3, 3), np.uint8), 0)
+        writer.write(Slow(), 1)
+        assert reader.read(lambda frame, t: (t, frame.min())) == (1, 1)
+
+
 def test_no_torn_frame_is_used_while_the_writer_hurries(frame_ring):
     stop = threading.Event()
     with (

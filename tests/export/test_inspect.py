@@ -80,7 +80,8 @@ def test_a_bundle(inspect, small_bundle, small_config, small_model):
     assert described["graphs"]["latent"] == "fp32" and described["precisions"] == ["fp32"]
     assert described["parameters"]["total"] == count(small_model)
     assert "checkpoint_sha256" in described["provenance"]
-    assert "latent" in shown
+    assert "2" in described["latent_strides"]["least_psnr_db"]
+    assert "latent" in shown and "least_psnr_db" in shown
 
 
 def test_a_transfer(inspect, small_config, tmp_path):

@@ -40,7 +40,19 @@ def test_version(capsys):
 
 
 def test_commands_are_strings_into_our_rooms():
-    expected = {"stream", "animate", "train", "init", "import", "inspect", "export", "verify", "bench", "demo"}
+    expected = {
+        "stream",
+        "animate",
+        "train",
+        "init",
+        "import",
+        "inspect",
+        "export",
+        "verify",
+        "bench",
+        "doctor",
+        "demo",
+    }
     assert expected == cli.COMMANDS.keys()
     rooms = [["styleinv", room] for room in ("training", "export", "runtime", "kernels")]
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]

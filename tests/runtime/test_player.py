@@ -270,7 +270,7 @@ def test_an_exception_surfaces_in_the_consumer(kind):
     with Player(FakeClip(fails={3: error}), fps=FAST) as player:
         assert got(player, 3) == [0, 1, 2]
         depths = []
-        for look in (player.poll, player.get, player.__next__, player.poll, player.get):
+        for look in (player.get, player.poll, player.__next__, player.get, player.poll):
             with pytest.raises(kind) as raised:
                 look()
             assert raised.value is error
