@@ -6,7 +6,8 @@
 
 Frame number n goes into slot n % slots. While a slot is being written its number is -1, and `published` is raised when
 that is done. A reader looks at the number before and after it uses the frame: where it is the same, nobody wrote in
-between. So neither side ever waits for the other, and what was computed from a torn frame is never used.
+between. So neither side ever waits for the other, and what was computed from a torn frame is never used. That
+holds where the processor keeps the order of stores, as x86 does; ARM may need a lock.
 """
 
 import contextlib

@@ -82,13 +82,13 @@ def measure(settings: Settings, checkpoint: Path | None, report: Callable[[str],
         had; CheckpointError where the checkpoint is none or another one.
     """
     bundle = open_playable(settings)
+    settings = dataclasses.replace(settings, label=played_label(bundle))
     if checkpoint is not None:
         check_origin(bundle, checkpoint)
     report(f"cold start ({STARTS} times) and memory, in processes of their own")
     start = measure_start(settings)
     with TimedSessions(bundle, settings) as sessions:
-        label = played_label(bundle)
-        rollout = Rollout(sessions, settings.seed, label=label, latent_stride=settings.latent_stride)
+        rollout = Rollout(sessions, settings.seed, label=settings.label, latent_stride=settings.latent_stride)
         report(f"{settings.whole_batches(settings.frames)} frames on {rollout.engine}")
         played = play(rollout, sessions, settings)
         convolutions: Convolutions | str

@@ -36,6 +36,7 @@ class Settings:
     frames: int = 200  # that are timed
     verify_hashes: bool = True
     latent_stride: int | str = 1  # a number of frames, or 'auto'
+    label: int | None = None  # class that is played, of a conditional model
 
     def whole_batches(self, frames: int) -> int:
         """The smallest number of frames, at least `frames`, that fills whole batches."""
@@ -65,19 +66,19 @@ def main(argv: list[str]) -> int:
 
 
 def _play(settings: Settings) -> None:
-    bundle = Bundle.open(settings.bundle, settings.verify_hashes)
     with Rollout.open(
-        bundle,
+        settings.bundle,
         settings.seed,
-        label=played_label(bundle),
+        label=settings.label,
         engine=settings.engine,
         precision=settings.precision,
         threads=settings.threads,
         latent_stride=settings.latent_stride,
+        verify_hashes=settings.verify_hashes,
     ) as rollout:
         _ = rollout[0]
         print(FIRST_FRAME, flush=True)
-        for _ in itertools.islice(rollout.frames(frame_indices(bundle), settings.batch), settings.frames):
+        for _ in itertools.islice(rollout.frames(frame_indices(rollout.bundle), settings.batch), settings.frames):
             pass
         print(_peak_memory(), flush=True)
 

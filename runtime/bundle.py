@@ -94,6 +94,10 @@ class Bundle:
         _check_files(folder, manifest, verify_hashes)
         return cls(folder, manifest)
 
+    def verify(self) -> None:
+        """Reads every file again and compares its SHA-256. Raises as `open`."""
+        _check_files(self.path, self.manifest, verify_hashes=True)
+
     @property
     def kind(self) -> str:
         """'styleinv' (clips), 'image' (single pictures) or 'inversion' (picture to latent)."""

@@ -22,13 +22,33 @@ def playing_times(
         fps: of the player; None for the same.
     Raises: ValueError where fps is not above 0, speed is 0, one of them is not finite, or start is no frame index.
     """
-    fps = frame_rate if fps is None else _checked("fps", fps, "a finite number above 0", fps > 0)
-    stride = _checked("speed", speed, "a finite number other than 0", speed != 0) * (frame_rate / fps)
+    step = step_of(speed, frame_rate, frame_rate if fps is None else checked_fps(fps))
     first = as_frame_index(start, "start")
-    step = int(stride) if stride.is_integer() else stride  # integers keep t exact for ever
     numbers_of_frames = itertools.count() if count is None else range(count)
     times = (first + n * step for n in numbers_of_frames)  # multiplied, so that no error adds up
     return times if step > 0 else itertools.takewhile(lambda t: t >= 0, times)
+
+
+def step_of(speed: float, frame_rate: float, fps: float) -> int | float:
+    """Frame indices from one tick to the next.
+
+    Args:
+        speed: 1 plays as the clip was filmed, 0.5 is slow motion, -1 plays backwards.
+        frame_rate: frames per second of the clip.
+        fps: ticks per second.
+    Raises: ValueError where the speed is 0 or not finite.
+    """
+    if not math.isfinite(speed) or speed == 0:
+        raise ValueError(f"speed: found {speed!r}, expected a finite number other than 0")
+    step = speed * (frame_rate / fps)
+    return int(step) if step.is_integer() else step  # integers keep t exact for ever
+
+
+def checked_fps(fps: float) -> float:
+    """Returns `fps`, frames per second. Raises ValueError where it is not a finite number above 0."""
+    if not (math.isfinite(fps) and fps > 0):
+        raise ValueError(f"fps: found {fps!r}, expected a finite number above 0")
+    return fps
 
 
 def slice_times(span: slice) -> list[int | float]:
@@ -71,9 +91,3 @@ def _slice_step(step: FrameIndex | None) -> int | float:
     if size == 0:
         raise ValueError("slice: found step 0, expected a step above or below 0")
     return size if forward else -size
-
-
-def _checked(name: str, value: float, expected: str, holds: bool) -> float:
-    if not (math.isfinite(value) and holds):
-        raise ValueError(f"{name}: found {value!r}, expected {expected}")
-    return float(value)

@@ -11,10 +11,11 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Literal, NamedTuple, get_args
 
+from styleinv.runtime.frame_times import checked_fps, step_of
 from styleinv.runtime.frames import Frame
 from styleinv.runtime.motion import FrameIndex, as_frame_index
 from styleinv.runtime.player_statistics import PlayerStatistics, Recorder
-from styleinv.runtime.schedule import Schedule, step_of
+from styleinv.runtime.schedule import Schedule
 
 Policy = Literal["every", "latest"]
 
@@ -46,8 +47,7 @@ class Playback:
         speed: float,
         count: int | None,
     ) -> None:
-        if not (math.isfinite(fps) and fps > 0):
-            raise ValueError(f"fps: found {fps!r}, expected a finite number above 0")
+        checked_fps(fps)
         if lookahead < 1:
             raise ValueError(f"lookahead: found {lookahead!r}, expected at least 1")
         if policy not in get_args(Policy):

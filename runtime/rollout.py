@@ -17,6 +17,7 @@ import copy
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, Self, TypedDict, Unpack, overload
 
@@ -27,7 +28,7 @@ from styleinv.runtime.bundle import Bundle
 from styleinv.runtime.clip import open_clip
 from styleinv.runtime.closing import Closing
 from styleinv.runtime.device_array import DeviceArray
-from styleinv.runtime.errors import BundleError
+from styleinv.runtime.errors import BundleError, StyleInVError
 from styleinv.runtime.frame_times import batches, playing_times, slice_times
 from styleinv.runtime.frames import Frame, check_out, owned
 from styleinv.runtime.latent_stride import PSNR_DB, checked_stride
@@ -119,6 +120,7 @@ class Rollout(Closing):
         engine: str = "auto",
         precision: str = "fp32",
         threads: int | None = None,
+        verify_hashes: bool = True,
         **arguments: Unpack[Arguments],
     ) -> Self:
         """Opens a bundle and a rollout of it; closing the rollout closes the sessions.
@@ -130,15 +132,37 @@ class Rollout(Closing):
             precision: what it computes in. 'fp32' is exact, 'bf16' twice as fast where the CPU has it, and close;
                 'fp16' is for GPUs.
             threads: CPU threads; None lets the engine decide.
+            verify_hashes: read every file of the folder to compare its SHA-256, while the engine loads.
             arguments: as in the class: z, w0, image, motion_seed, truncation, label, transfer, latent_stride,
                 latent_psnr_db.
         Raises: as the class; BundleError where the bundle is damaged; EngineError where the engine cannot be had.
         """
-        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        sessions = Sessions(opened, engine=engine, precision=precision, threads=threads)
+        if isinstance(bundle, Bundle):
+            return cls._opened(bundle, seed, engine, precision, threads, arguments)
+        opened = Bundle.open(bundle, verify_hashes=False)
+        if not verify_hashes:
+            return cls._opened(opened, seed, engine, precision, threads, arguments)
+        with ThreadPoolExecutor(1) as pool:
+            verification = pool.submit(opened.verify)
+            try:
+                rollout = cls._opened(opened, seed, engine, precision, threads, arguments)
+            except StyleInVError:
+                verification.result()  # damage explains better why an engine did not load it
+                raise
+            if (damage := verification.exception()) is not None:
+                rollout.close()
+                raise damage
+        return rollout
+
+    @classmethod
+    def _opened(
+        cls, bundle: Bundle, seed: int, engine: str, precision: str, threads: int | None, arguments: Arguments
+    ) -> Self:
+        """A rollout with sessions of its own, everything loaded: what cannot be had is told now."""
+        sessions = Sessions(bundle, engine=engine, precision=precision, threads=threads)
         try:
             rollout = cls(sessions, seed, **arguments)
-            sessions.preload(rollout.transfer)  # an engine that cannot be had is told here, not at the first frame
+            sessions.preload(rollout.transfer)
         except BaseException:
             sessions.close()
             raise

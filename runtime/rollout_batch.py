@@ -60,10 +60,11 @@ class RolloutBatch:
 
     def __getitem__(self, t: FrameIndex | FrameIndices) -> Frames:
         """The frames at t, or each rollout's at its own t: uint8 [B, H, W, 3]. Raises as `frames_at`."""
-        return self.frames_at(self._one_for_each(t))
+        return self.frames_at(t)
 
-    def frames_at(self, ts: FrameIndices, *, out: Frames | None = None) -> Frames:
-        """Each rollout's frame at its own frame index: uint8 [B, H, W, 3], a new array, or `out`, written over.
+    def frames_at(self, ts: FrameIndex | FrameIndices, *, out: Frames | None = None) -> Frames:
+        """Each rollout's frame at its own frame index, or all at one: uint8 [B, H, W, 3], a new array or `out`, written
+        over.
 
         Raises: as `Rollout.frame`; ValueError where there is not one frame index for each.
         """
@@ -75,8 +76,8 @@ class RolloutBatch:
         np.copyto(out, frames)
         return out
 
-    def latents(self, ts: FrameIndices) -> Latents:
-        """Each rollout's latent at its own frame index: float32 [B, W]. Raises as `frames_at`."""
+    def latents(self, ts: FrameIndex | FrameIndices) -> Latents:
+        """Each rollout's latent at its own frame index, or all at one: float32 [B, W]. Raises as `frames_at`."""
         pairs = list(zip(self.rollouts, self._one_for_each(ts), strict=True))
         if not self._together:
             return np.concatenate([rollout.latents([t]) for rollout, t in pairs])

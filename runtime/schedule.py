@@ -46,18 +46,3 @@ class Schedule:
     def tick_after(self, now: float) -> int:
         """The first tick that is due at this time or later. Playing must have begun."""
         return self.tick + math.ceil((now - self.time) / self.period)
-
-
-def step_of(speed: float, frame_rate: float, fps: float) -> int | float:
-    """Frame indices from one tick to the next.
-
-    Args:
-        speed: 1 plays as the clip was filmed, 0.5 is slow motion, -1 plays backwards.
-        frame_rate: frames per second of the clip.
-        fps: ticks per second.
-    Raises: ValueError where the speed is 0 or not finite.
-    """
-    if not math.isfinite(speed) or speed == 0:
-        raise ValueError(f"speed: found {speed!r}, expected a finite number other than 0")
-    step = speed * (frame_rate / fps)
-    return int(step) if step.is_integer() else step  # integers keep t exact for ever

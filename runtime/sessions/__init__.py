@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,8 +44,7 @@ ENGINES = {
     "onnxruntime": Engine("styleinv.runtime.sessions.onnxruntime", {"fp32": "fp32", "fp16": "fp16"}),
 }
 
-PLAYED_GRAPHS = ("latent", "synthesis", "content", "mapping")  # that a clip takes; those first that take long to load
-LOADING_THREADS = 2
+PLAYED_GRAPHS = ("mapping", "synthesis", "content", "latent")  # that a clip takes
 
 
 def choose_engine(engine: str = "auto", precision: str = "fp32") -> str:
@@ -146,15 +144,19 @@ class Sessions(Closing):
         """The session of this graph, of a transfer where one is named. Raises as `open_session`, and EngineError after
         `close`."""
         with self._lock:
-            return self._opened([(graph, transfer)])[0]
+            if self._closed:
+                raise EngineError(f"{self.bundle.path}: found closed sessions, expected open ones")
+            key = graph, transfer
+            if key not in self._open:
+                self._open[key] = self.load(graph, transfer)
+            return self._open[key]
 
     def preload(self, transfer: str | None = None) -> None:
-        """Opens what playing takes, so that the first frame need not wait for it, two graphs at a time: loading one
-        leaves a core idle. Raises as `session`."""
-        graphs = self.bundle.manifest["graphs"]
-        keys = [(graph, None) for graph in PLAYED_GRAPHS if graph in graphs]
-        with self._lock:
-            self._opened([*keys, ("synthesis", transfer)])
+        """Opens what playing takes, so that the first frame need not wait for it. Raises as `session`."""
+        for graph in PLAYED_GRAPHS:
+            if graph in self.bundle.manifest["graphs"]:
+                self.session(graph)
+        self.session("synthesis", transfer)
 
     def load(self, graph: str, transfer: str | None) -> Session:
         """Opens the session of a graph; `session` keeps it. Raises as `open_session`."""
@@ -175,21 +177,6 @@ class Sessions(Closing):
         with self._lock:
             self._closed = True
             self._close_all()
-
-    def _opened(self, keys: Sequence[tuple[str, str | None]]) -> list[Session]:
-        """The sessions of these graphs, those that are missing opened. The lock is held."""
-        if self._closed:
-            raise EngineError(f"{self.bundle.path}: found closed sessions, expected open ones")
-        missing = [key for key in dict.fromkeys(keys) if key not in self._open]
-        if len(missing) == 1:
-            self._open[missing[0]] = self.load(*missing[0])
-        elif missing:
-            with ThreadPoolExecutor(LOADING_THREADS) as pool:
-                loading = {key: pool.submit(self.load, *key) for key in missing}
-            self._open |= {key: future.result() for key, future in loading.items() if future.exception() is None}
-            for future in loading.values():
-                future.result()  # raises what loading raised; what was loaded is kept, and closed with the others
-        return [self._open[key] for key in keys]
 
     def _check_graphs(self) -> None:
         first = next(iter(self.bundle.manifest["graphs"]))

@@ -113,7 +113,7 @@ def times_of(rollout, count=5, **arguments):
 def test_times_of_play(rollout):
     assert times_of(rollout) == [0, 1, 2, 3, 4]
     assert times_of(rollout, fps=50, start=3) == [3, 3.5, 4, 4.5, 5]
-    assert times_of(rollout, speed=0.1) == [n * 0.1 for n in range(5)]  # not 0.1 + 0.1 + ...
+    assert times_of(rollout, 20, speed=0.1) == [n * 0.1 for n in range(20)]  # not 0.1 + 0.1 + ...
     assert list(rollout.times(fps=12.5, speed=2, count=3)) == [0, 4, 8]
     far = times_of(rollout, start=10**12)
     assert far == [10**12 + n for n in range(5)] and all(type(t) is int for t in far)

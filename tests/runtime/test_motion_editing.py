@@ -88,6 +88,14 @@ def test_time_codes_do_not_jump(rollout, edit):
         np.testing.assert_allclose(after, at, rtol=0, atol=1e-7)
 
 
+def test_a_loop_moves_smoothly_to_its_seam(sessions):
+    """Where the waves begin to be calmed, nothing jumps: no wave turns by more than 2 * 2 pi / 8 a frame."""
+    looped = LoopedMotion(MotionCodes(sessions.motion_network(), 3), 2)
+    codes = np.stack([looped.time_code(t) for t in np.arange(D, 2 * D + 1, 1 / 256)])
+    assert np.abs(np.diff(codes, axis=0)).max() < 4 / 256
+    assert np.abs(np.diff(codes[::256], axis=0)).max() > 0.5  # it does move
+
+
 @pytest.mark.parametrize("anchors", [1, 2, 3, 7])
 @pytest.mark.parametrize("stride", [1, 4])
 def test_a_loop_repeats(sessions, anchors, stride):
@@ -229,6 +237,8 @@ def test_edits_keep_what_else_decides_a_clip(sessions, rollout):
     assert shown(inked, [D, 100]) == shown(Rollout(sessions, 3, motion_seed=9, **arguments), [D, 100])
     np.testing.assert_array_equal(list(inked.play(start=D, speed=2, count=3)), inked[D : D + 6 : 2])
     assert inked.size == (16, 16) and inked.anchor_distance == D
+    strided = Rollout(sessions, 3, latent_stride=4).splice(9, 0)
+    assert shown(strided, TIMES) == shown(Rollout(sessions, 3, motion_seed=9, latent_stride=4), TIMES)
 
 
 def test_edits_do_not_own_the_sessions(styled):

@@ -6,8 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from styleinv.runtime import Bundle, BundleError, EngineError, Rollout, Sessions
-from styleinv.runtime.rollout_batch import RolloutBatch
+from styleinv.runtime import Bundle, BundleError, EngineError, Rollout, RolloutBatch, Sessions
 from styleinv.runtime.sessions import ENGINES, obstacle
 
 TIMES = [0, 7.5, 100, 10**9 + 1, 33.25, 2, 50]
