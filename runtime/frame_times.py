@@ -40,7 +40,7 @@ def step_of(speed: float, frame_rate: float, fps: float) -> int | float:
     """
     if not math.isfinite(speed) or speed == 0:
         raise ValueError(f"speed: found {speed!r}, expected a finite number other than 0")
-    step = speed * (frame_rate / fps)
+    step = float(speed) * (frame_rate / float(fps))  # not in float32, where one of them is a numpy number of that
     return int(step) if step.is_integer() else step  # integers keep t exact for ever
 
 

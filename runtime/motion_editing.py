@@ -85,9 +85,7 @@ class LoopedMotion(Motion):
         if anchor < self._anchors - 1:
             return self._motion.time_code(moment)
         time_code = super().time_code(moment)
-        share = offset / max(
-            distance - 1, 1
-        )  # of the way to the last whole frame, from which the step at the seam goes
+        share = offset / max(distance - 1, 1)  # of the way to the last frame, from which the seam's step goes
         progress = min((share - CALM_FROM) / (1.0 - CALM_FROM), 1.0)
         if progress <= 0.0:
             return time_code

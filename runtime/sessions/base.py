@@ -113,11 +113,15 @@ class CpuSession(Closing):
     def bound(self, batch: int) -> Bound:
         """The buffers of this batch size, made where they are not at hand."""
         if batch not in self._bound:
-            while len(self._bound) >= BOUND_SHAPES:
-                self._bound.popitem(last=False)
-            self._bound[batch] = self.bind(batch)
+            self.use(batch, self.bind(batch))
         self._bound.move_to_end(batch)
         return self._bound[batch]
+
+    def use(self, batch: int, bound: Bound) -> None:
+        """Takes in the buffers of a batch size, and lets go of those used longest ago where they are too many."""
+        while len(self._bound) >= BOUND_SHAPES:
+            self._bound.popitem(last=False)
+        self._bound[batch] = bound
 
 
 class Bound:

@@ -7,6 +7,7 @@ from typing import Any
 
 from styleinv.runtime.bundle import GraphSpec
 from styleinv.runtime.errors import EngineError
+from styleinv.runtime.machine import usable_cores
 from styleinv.runtime.mapped_pages import release_mapped_pages
 from styleinv.runtime.sessions.base import Array, Bound, CpuSession, SessionOptions, check_file_names, output_buffers
 from styleinv.runtime.signal_stack import kept_signal_stack
@@ -37,8 +38,9 @@ def obstacle(precision: str) -> str | None:
 class OpenVinoSession(CpuSession):
     """One graph on the CPU.
 
-    It is compiled for one batch size at a time, which is faster than once for all: half of the synthesis would run
-    twice as long. Weights are memory-mapped, read once and packed for this CPU.
+    It is compiled for one shape, which is faster than for all: half of the synthesis would run twice as long. So the
+    rows of a batch are runs of their own, as many at a time as there are threads: threads that wait for each other less
+    get more done than one batch computed by all of them. Weights are memory-mapped, read once and packed for this CPU.
 
     Raises: EngineError where openvino is missing or does not load the file.
     """
@@ -52,33 +54,48 @@ class OpenVinoSession(CpuSession):
         self._properties = {
             "INFERENCE_PRECISION_HINT": HINTS[precision],
             "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": "1",
             "INFERENCE_NUM_THREADS": options.threads or 0,  # 0: as many as there are cores
         }
+        self._threads = options.threads or usable_cores()
         try:
             model = self._core.read_model(str(graph.file))
             check_file_names(graph, [port.any_name for port in model.inputs], [port.any_name for port in model.outputs])
-            self.bound(1)
+            self.use(1, self._bound_to(model, 1))
         except EngineError:
             raise
         except Exception as error:
             raise EngineError(f"{graph.file}: found a file that openvino does not load: {error}") from error
 
     def bind(self, batch: int) -> Bound:
-        model = self._core.read_model(str(self.graph.file))
-        model.reshape({port.any_name: [batch, *list(port.partial_shape)[1:]] for port in model.inputs})
+        return self._bound_to(self._core.read_model(str(self.graph.file)), batch)
+
+    def _bound_to(self, model: Any, batch: int) -> Bound:
+        """Buffers of a batch, and a request of the compiled model for each of its rows."""
+        model.reshape({port.any_name: [1, *list(port.partial_shape)[1:]] for port in model.inputs})
+        properties = {**self._properties, "NUM_STREAMS": str(min(batch, self._threads))}
         with kept_signal_stack():
-            request = self._core.compile_model(model, "CPU", self._properties).create_infer_request()
+            compiled = self._core.compile_model(model, "CPU", properties)
+            requests = [compiled.create_infer_request() for _ in range(batch)]
         # OpenVINO keeps the file mapped and has packed the weights for this CPU: half of the memory would be unused.
         release_mapped_pages(self.graph.file.parent)
-        buffers = output_buffers(self.graph, batch)
-        for name, buffer in buffers.items():
-            request.set_tensor(name, self._tensor(buffer, shared_memory=True))
 
         def attach(name: str, array: Array) -> None:
-            request.set_tensor(name, self._tensor(array, shared_memory=True))
+            for row, request in enumerate(requests):
+                request.set_tensor(name, self._tensor(array[row : row + 1], shared_memory=True))
 
-        return Bound(buffers, attach, functools.partial(request.infer, share_outputs=True))
+        def compute() -> None:
+            if batch == 1:
+                requests[0].infer(share_outputs=True)
+                return
+            for request in requests:
+                request.start_async()
+            for request in requests:
+                request.wait()
+
+        buffers = output_buffers(self.graph, batch)
+        for name, buffer in buffers.items():
+            attach(name, buffer)
+        return Bound(buffers, attach, compute)
 
     def release(self) -> None:
         self._core = None

@@ -131,6 +131,8 @@ def test_times_of_play_backwards(rollout):
 def test_times_of_play_take_numpy(rollout):
     found = times_of(rollout, fps=np.float32(50), start=np.uint8(250), speed=np.int64(2), count=9)
     assert found == list(range(250, 259))  # not modulo 256
+    for arguments in ({"fps": np.float32(40)}, {"speed": np.float32(0.625)}):
+        assert times_of(rollout, start=10**9, **arguments) == [10**9 + 0.625 * n for n in range(5)]  # not in float32
 
 
 def test_play(rollout):
