@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
         rollout.latents([arguments.start])  # loads the graphs, so that the timings are those of steady playing
         count = frame_count(arguments, rollout, fps)
         times = rollout.times(fps, arguments.start, arguments.speed, count)
-        frames = (np.hstack([*still, *moving]) for moving in rollout.renderings(times, transfers))
+        frames = (np.hstack([*still, *moving]) for moving in rollout.renderings(times, transfers, arguments.batch))
         height, width = rollout.size
         size = height, width * (len(still) + len(transfers))
         write_frames(

@@ -83,6 +83,13 @@ def add_playing(parser: argparse.ArgumentParser) -> None:
         help="run the encoder for every K-th frame only, and draw those between from a curve through its latents: "
         "faster and close; auto takes the largest K that export found good enough (default 1: for every frame)",
     )
+    add(
+        "--batch",
+        type=whole_number(1),
+        default=1,
+        metavar="N",
+        help="frames to compute at a time (default 1); 2 or more give more frames per second, each of them later",
+    )
     add("--engine", choices=["auto", *ENGINES], default="auto", help="what computes the frames (default auto)")
     add(
         "--precision",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import numbers
 from collections.abc import Iterable, Iterator
 
 from styleinv.runtime.motion import FrameIndex, as_frame_index
@@ -20,8 +21,11 @@ def playing_times(
     Args:
         frame_rate: of the bundle, frames per second.
         fps: of the player; None for the same.
-    Raises: ValueError where fps is not above 0, speed is 0, one of them is not finite, or start is no frame index.
+    Raises: ValueError where fps is not above 0, speed is 0, one of them is not finite, start is no frame index, or
+    count is below 0.
     """
+    if count is not None and count < 0:
+        raise ValueError(f"count: found {count}, expected at least 0")
     step = step_of(speed, frame_rate, frame_rate if fps is None else checked_fps(fps))
     first = as_frame_index(start, "start")
     numbers_of_frames = itertools.count() if count is None else range(count)
@@ -75,9 +79,9 @@ def slice_times(span: slice) -> list[int | float]:
 
 def batches(ts: Iterable[FrameIndex], batch: int) -> Iterator[tuple[list[FrameIndex], int]]:
     """Frame indices in lists of `batch`, and how many of each list were asked for: the last list is filled up, so that
-    every run of a graph has the same shape. Raises ValueError where `batch` is below 1."""
-    if batch < 1:
-        raise ValueError(f"batch: found {batch}, expected at least 1")
+    every run of a graph has the same shape. Raises ValueError where `batch` is no whole number of at least 1."""
+    if not isinstance(batch, numbers.Integral) or batch < 1:
+        raise ValueError(f"batch: found {batch!r}, expected a whole number of at least 1")
     remaining = iter(ts)
     chunks = iter(lambda: list(itertools.islice(remaining, batch)), [])
     return ((chunk + chunk[-1:] * (batch - len(chunk)), len(chunk)) for chunk in chunks)

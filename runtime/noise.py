@@ -5,7 +5,7 @@ fixed. So only that raw output is used, and the normals are made from it here. A
 index) alone, never on what was drawn before, which is why any frame of a rollout can be computed first.
 """
 
-import operator
+import numbers
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +42,6 @@ def raw_numbers(seed: int, domain: int, index: int, count: int) -> npt.NDArray[n
 
 def check_word(name: str, value: int) -> int:
     """Returns `value` as an int; raises ValueError, naming `name`, where it does not fit an unsigned 64-bit word."""
-    number = operator.index(value)
-    if not 0 <= number <= _LARGEST:
-        raise ValueError(f"{name}: found {number}, expected a whole number from 0 to 2^64 - 1")
-    return number
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 0 <= value <= _LARGEST:
+        raise ValueError(f"{name}: found {value!r}, expected a whole number from 0 to 2^64 - 1")
+    return int(value)

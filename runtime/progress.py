@@ -9,11 +9,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import numpy as np
-import numpy.typing as npt
 
+from styleinv.runtime.frames import Frame
 from styleinv.runtime.sinks import open_sink
-
-Frame = npt.NDArray[np.uint8]  # [H, W, 3], RGB
 
 TIMED_FRAMES = 10_000  # the newest ones, which the percentiles are of
 PROGRESS_SECONDS = 0.5

@@ -314,7 +314,9 @@ class Rollout(Closing):
         """
         if other.sessions is not self.sessions:
             raise ValueError(f"with_motion_of: found {other.bundle.path}, opened apart, expected shared sessions")
-        return self._edited(other._moving())
+        edited = self._edited(other._moving())
+        edited.motion_seed = other.motion_seed
+        return edited
 
     @property
     def anchor_distance(self) -> int:

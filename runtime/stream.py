@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from styleinv.runtime.arguments import (
     add_playing,
@@ -20,11 +19,10 @@ from styleinv.runtime.arguments import (
 )
 from styleinv.runtime.bundle import Bundle
 from styleinv.runtime.errors import StyleInVError
+from styleinv.runtime.frames import Frame
 from styleinv.runtime.progress import write_frames
 from styleinv.runtime.rollout import Rollout
 from styleinv.runtime.sessions import Sessions
-
-Frame = npt.NDArray[np.uint8]  # [H, W, 3], RGB
 
 DESCRIPTION = """\
 Plays a bundle: a folder, made by `styleinv export`, that holds a video model ready to run.
@@ -45,7 +43,7 @@ examples:
       a clip, and on its right the same clip in the style arcane, which the bundle holds
   styleinv stream sky.bundle --loop 4 --out loop.mp4
       a clip that closes: its last frame leads back to its first one
-  styleinv stream sky.bundle --precision bf16 --latent-stride auto --out rollout.mp4
+  styleinv stream sky.bundle --precision bf16 --latent-stride auto --batch 2 --out rollout.mp4
       as fast as a CPU with bfloat16 can, and close to exact
   styleinv stream sky.bundle --frames 0 --out window
       without end, in a window; Escape, q or closing it end the clip
@@ -75,7 +73,7 @@ def main(argv: list[str]) -> int:
             rollout.latents([arguments.start])  # loads the graphs, so that the timings are those of steady playing
         count = frame_count(arguments, rollouts[0], fps)
         plays = [
-            rollout.renderings(rollout.times(fps, arguments.start, arguments.speed, count), transfers)
+            rollout.renderings(rollout.times(fps, arguments.start, arguments.speed, count), transfers, arguments.batch)
             for rollout in rollouts
         ]
         frames = (_tiled([np.hstack(tile) for tile in tiles], rows, columns) for tiles in zip(*plays, strict=True))

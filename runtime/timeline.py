@@ -14,7 +14,10 @@ TimeMap = Callable[[int | float], FrameIndex]
 
 @dataclass(frozen=True, eq=False)
 class Timeline:
-    """A motion, seen through a map of time; None is time as it is. Edits give new timelines, or a ValueError."""
+    """A motion, seen through a map of time; None is time as it is. Edits give new timelines.
+
+    Their errors are ValueErrors and, where a map is no function, TypeErrors.
+    """
 
     motion: Motion
     time_map: TimeMap | None = None
@@ -44,6 +47,8 @@ class Timeline:
 
     def remap(self, time_map: TimeMap) -> Timeline:
         """See `Rollout.remap`."""
+        if not callable(time_map):
+            raise TypeError(f"time_map: found {time_map!r}, expected a function from frame indices to frame indices")
         inner = self.time_map
         if inner is None:
             return replace(self, time_map=time_map)

@@ -13,11 +13,11 @@ from pathlib import Path
 from styleinv.runtime.errors import StyleInVError
 from styleinv.runtime.sinks.pictures import PictureSink, encode_jpeg, encode_png
 from styleinv.runtime.sinks.raw import RawSink
-from styleinv.runtime.sinks.sink import Frame, Sink
+from styleinv.runtime.sinks.sink import Sink
 from styleinv.runtime.sinks.video import CODECS, VideoSink
 from styleinv.runtime.sinks.window import WindowSink
 
-__all__ = ["FORMATS", "Frame", "Sink", "choose_sink", "encode_jpeg", "encode_png", "open_sink"]
+__all__ = ["FORMATS", "Sink", "choose_sink", "encode_jpeg", "encode_png", "open_sink"]
 
 # What a kind of sink can write; its first format is the default. A video's follows from its suffix.
 KINDS: dict[str, tuple[str, ...]] = {

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from styleinv.runtime.sinks.sink import Frame
+from styleinv.runtime.frames import Frame
 
 Plane = npt.NDArray[np.uint8]
 

@@ -11,9 +11,10 @@ import numpy as np
 
 from styleinv.runtime.closing import Closing
 from styleinv.runtime.errors import StyleInVError
+from styleinv.runtime.frames import Frame
 from styleinv.runtime.pyav import import_av
 from styleinv.runtime.sinks.colour import BT601, FULL_RANGE
-from styleinv.runtime.sinks.sink import Frame, reported
+from styleinv.runtime.sinks.sink import reported
 
 JPEG_QUALITY = 95
 

@@ -10,9 +10,10 @@ import numpy as np
 
 from styleinv.runtime.closing import Closing
 from styleinv.runtime.errors import StyleInVError
+from styleinv.runtime.frames import Frame
 from styleinv.runtime.pyav import import_av
 from styleinv.runtime.sinks.colour import BT601, limited_420
-from styleinv.runtime.sinks.sink import Frame, check_place, exact_rate, reported
+from styleinv.runtime.sinks.sink import check_place, exact_rate, reported
 
 
 class RawSink(Closing):

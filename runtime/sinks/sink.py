@@ -11,12 +11,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from styleinv.runtime.errors import StyleInVError
-
-Frame = npt.NDArray[np.uint8]  # [H, W, 3], RGB
+from styleinv.runtime.frames import Frame
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 SMALLEST_RATE = Fraction(1, 1000)

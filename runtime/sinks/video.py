@@ -24,10 +24,11 @@ import numpy as np
 
 from styleinv.runtime.closing import Closing
 from styleinv.runtime.errors import StyleInVError
+from styleinv.runtime.frames import Frame
 from styleinv.runtime.pyav import import_av
 from styleinv.runtime.sinks.colour import BT709, LIMITED_RANGE, limited_420
 from styleinv.runtime.sinks.interrupts import uninterrupted
-from styleinv.runtime.sinks.sink import Frame, check_place, exact_rate, reported
+from styleinv.runtime.sinks.sink import check_place, exact_rate, reported
 
 KEYFRAME_SECONDS = 2  # between pictures that stand alone, where a player can jump to
 

@@ -8,7 +8,7 @@ from types import TracebackType
 
 from styleinv.runtime.closing import Closing
 from styleinv.runtime.errors import StyleInVError
-from styleinv.runtime.sinks.sink import Frame
+from styleinv.runtime.frames import Frame
 
 COMFORTABLE_PIXELS = 512  # smaller frames are enlarged, by a whole factor, up to this height and width
 EVENT_SECONDS = 0.01  # how often keys and the mouse are looked after

@@ -155,6 +155,7 @@ def test_play(rollout):
         ({"speed": math.nan}, "speed: found nan"),
         ({"speed": -math.inf}, "speed: found -inf"),
         ({"start": -1}, "start: found -1"),
+        ({"count": -1}, "count: found -1, expected at least 0"),
         ({"start": math.nan}, "start: found nan"),
     ],
 )

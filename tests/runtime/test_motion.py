@@ -14,7 +14,7 @@ from motion_reference import reference_code, reference_time_code
 
 from styleinv.runtime.errors import BundleError
 from styleinv.runtime.motion import CACHED_ANCHORS, MotionCodes, MotionNetwork, as_frame_index
-from styleinv.runtime.noise import MOTION_DOMAIN, standard_normal
+from styleinv.runtime.noise import standard_normal
 
 D = 16  # anchor_distance of the tiny bundle
 SEED = 11

@@ -278,6 +278,11 @@ def test_bad_edits(rollout, edit, message):
         edit(rollout)
 
 
+def test_a_map_is_a_function(rollout):
+    with pytest.raises(TypeError, match="time_map: found 3, expected a function from frame indices"):
+        rollout.remap(3)
+
+
 def test_pictures_do_not_move(make_bundle, tmp_path):
     bundle = make_bundle(tmp_path / "pictures.bundle", "image")
     with Rollout.open(bundle.path) as picture:

@@ -170,6 +170,8 @@ def test_seeds_of_numpy(sessions):
 def test_batches_are_lazy(rollout):
     frames = rollout.frames(itertools.count(), batch=4)
     assert len(list(itertools.islice(frames, 6))) == 6
+    with pytest.raises(ValueError, match=r"batch: found 2\.5, expected a whole number of at least 1"):
+        rollout.frames([0], batch=2.5)
     with pytest.raises(ValueError, match="batch: found 0"):
         rollout.frames([0], batch=0)
     with pytest.raises(ValueError, match="batch: found 0"):
@@ -180,6 +182,7 @@ def test_batches_are_lazy(rollout):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"seed": True}, "seed: found True, expected a whole number from 0 to"),
         ({"seed": -1}, "seed: found -1, expected a whole number from 0 to"),
         ({"seed": 2**64}, "seed: found"),
         ({"motion_seed": -1}, "motion_seed: found -1"),

@@ -63,6 +63,11 @@ def test_strided_latents(tiny, tmp_path, rollout, capsys):
     assert not (tmp_path / "auto").exists()
 
 
+def test_batches_write_the_same_pictures(tiny, tmp_path, rollout):
+    assert stream(tiny.path, "--seed", 3, "--batch", 3, "--frames", 7, "--out", f"{tmp_path}/batches/") == 0
+    assert pictures(tmp_path / "batches") == [encode_png(rollout[t]) for t in range(7)]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
