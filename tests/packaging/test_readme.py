@@ -29,6 +29,31 @@ def test_the_embedding_example_runs_in_ten_lines(small_bundle, tmp_path):
     assert finished.stdout.splitlines()[1] == "(16, 16, 3) uint8"
 
 
+def test_the_lines_on_editing_and_playing_run(small_bundle):
+    """All but the one that begins with a picture, for which the bundle would need an encoder."""
+    import math
+
+    import numpy as np
+
+    from styleinv.runtime import Bundle, Player, Rollout, RolloutBatch, Sessions
+
+    listed = README.split("so clips can be edited like one", 1)[1].split("\n\n")[1]
+    lines = [line.split("  #")[0].strip() for line in listed.splitlines()]
+    assert len(lines) == 9
+    with Sessions(Bundle.open(small_bundle)) as sessions:
+        rollout, another = Rollout(sessions, seed=7), Rollout(sessions, seed=8)
+        names = {"rollout": rollout, "another": another, "sessions": sessions, "sin": math.sin}
+        names |= {"Rollout": Rollout, "RolloutBatch": RolloutBatch, "Player": Player}
+        names["frame"] = np.empty((*rollout.size, 3), np.uint8)
+        for line in lines:
+            if "image=" not in line:
+                result = eval(line, names)
+                if isinstance(result, Player):
+                    assert next(result).shape == names["frame"].shape
+                    result.close()
+        assert eval(lines[0], names).shape == (50, *rollout.size, 3)
+
+
 def test_commands_and_options_in_the_readme_exist():
     from styleinv.runtime.cli import COMMANDS
 
