@@ -14,7 +14,7 @@ from torch import nn
 from styleinv.export.arithmetic import EXACT, Arithmetic
 from styleinv.export.graphs import EXAMPLE_BATCH, Graph, graphs_of
 from styleinv.runtime.errors import BundleError, CheckpointError
-from styleinv.runtime.manifest import TRANSFER_NAME
+from styleinv.runtime.manifest_fields import TRANSFER_NAME
 from styleinv.training.checkpoint import Checkpoint
 from styleinv.training.config import Config
 

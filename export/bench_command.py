@@ -14,7 +14,7 @@ from styleinv.export.bench_start import Settings
 from styleinv.runtime.arguments import latent_stride, seed_number, whole_number
 from styleinv.runtime.errors import StyleInVError
 from styleinv.runtime.machine import describe_machine
-from styleinv.runtime.manifest import PRECISIONS
+from styleinv.runtime.manifest_fields import PRECISIONS
 from styleinv.runtime.sessions import ENGINES
 
 DESCRIPTION = """\

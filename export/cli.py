@@ -8,7 +8,7 @@ from pathlib import Path
 
 from styleinv.export.forms import TARGETS
 from styleinv.export.writer import NOISE_MODES, export_bundle
-from styleinv.runtime.manifest import PRECISIONS, TRANSFER_NAME
+from styleinv.runtime.manifest_fields import PRECISIONS, TRANSFER_NAME
 from styleinv.training.checkpoint import load_checkpoint
 
 DESCRIPTION = """\

@@ -30,7 +30,7 @@ from styleinv.export.references import (
 from styleinv.export.tolerances import TOLERANCES
 from styleinv.runtime.bundle import Bundle
 from styleinv.runtime.errors import BundleError
-from styleinv.runtime.manifest import PRECISIONS
+from styleinv.runtime.manifest_fields import PRECISIONS
 from styleinv.runtime.rollout import Rollout
 from styleinv.runtime.sessions import ENGINES, Session, SessionOptions, Sessions, obstacle, open_graph
 from styleinv.training.checkpoint import Checkpoint

@@ -15,7 +15,7 @@ from styleinv.export.verify import BATCHES, FRAMES, LATENTS, verify, ways_of
 from styleinv.runtime.arguments import real_number, whole_number
 from styleinv.runtime.bundle import Bundle
 from styleinv.runtime.errors import CheckpointError, EngineError
-from styleinv.runtime.manifest import PRECISIONS
+from styleinv.runtime.manifest_fields import PRECISIONS
 from styleinv.runtime.sessions import ENGINES
 from styleinv.training.checkpoint import Checkpoint, load_checkpoint
 

@@ -31,7 +31,7 @@ from styleinv.export.report import write_reports
 from styleinv.export.verify import Verification, verify, ways_of
 from styleinv.runtime.bundle import FORMAT_VERSION, MANIFEST_NAME, MOTION_FILE, Bundle, file_sha256, write_manifest
 from styleinv.runtime.errors import BundleError
-from styleinv.runtime.manifest import PRECISIONS
+from styleinv.runtime.manifest_fields import PRECISIONS
 from styleinv.runtime.rollout import Rollout
 from styleinv.runtime.sessions import Sessions
 from styleinv.runtime.sessions.onnxruntime import import_onnxruntime

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from styleinv.runtime.manifest import PRECISIONS
+from styleinv.runtime.manifest_fields import PRECISIONS
 from styleinv.runtime.motion import LARGEST_FRAME_INDEX
 from styleinv.runtime.rollout import Rollout
 from styleinv.runtime.sessions import ENGINES

@@ -26,7 +26,6 @@ from safetensors.numpy import load_file
 from styleinv.runtime.errors import BundleError
 from styleinv.runtime.graph_file import LARGEST_GRAPH_FILE, check_graph, declared_graphs, read_graph_file
 from styleinv.runtime.manifest import (
-    FORMAT_VERSION,
     MANIFEST_NAME,
     MOTION_FILE,
     DeclaredFile,
@@ -35,6 +34,7 @@ from styleinv.runtime.manifest import (
     declared_files,
     manifest_digest,
 )
+from styleinv.runtime.manifest_fields import FORMAT_VERSION
 
 __all__ = [
     "FORMAT_VERSION",

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from styleinv.runtime.bundle import Bundle
 from styleinv.runtime.errors import EngineError, StyleInVError
 from styleinv.runtime.machine import cuda_driver_version, describe_machine, nvidia_gpus
-from styleinv.runtime.manifest import PRECISIONS
+from styleinv.runtime.manifest_fields import PRECISIONS
 from styleinv.runtime.sessions import ENGINES, Sessions, choose_engine, obstacle
 
 DESCRIPTION = """\

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from styleinv.runtime.errors import BundleError
-from styleinv.runtime.manifest import listed, shown
+from styleinv.runtime.manifest_fields import listed, shown
 from styleinv.runtime.onnx_file import ExternalData, OnnxArray, OnnxFileError, OnnxModel, read_onnx
 
 LARGEST_GRAPH_FILE = 64 * 2**20  # bytes; weights lie outside, and it is read whole

@@ -12,7 +12,7 @@ from typing import Any
 from styleinv.runtime.bundle import MOTION_FILE, Bundle, GraphSpec
 from styleinv.runtime.closing import Closing
 from styleinv.runtime.errors import BundleError, EngineError
-from styleinv.runtime.manifest import PRECISIONS
+from styleinv.runtime.manifest_fields import PRECISIONS
 from styleinv.runtime.motion import MotionNetwork
 from styleinv.runtime.probes import deviation
 from styleinv.runtime.sessions.base import Session, SessionOptions
@@ -143,6 +143,8 @@ class Sessions(Closing):
     def session(self, graph: str, transfer: str | None = None) -> Session:
         """The session of this graph, of a transfer where one is named. Raises as `open_session`, and EngineError after
         `close`."""
+        if (opened := self._open.get((graph, transfer))) is not None:
+            return opened  # without the lock, which is held while another graph loads
         with self._lock:
             if self._closed:
                 raise EngineError(f"{self.bundle.path}: found closed sessions, expected open ones")

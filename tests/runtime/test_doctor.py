@@ -13,7 +13,7 @@ import pytest
 
 from styleinv.runtime import cli, doctor, machine
 from styleinv.runtime.errors import BundleError, EngineError
-from styleinv.runtime.manifest import PRECISIONS
+from styleinv.runtime.manifest_fields import PRECISIONS
 from styleinv.runtime.sessions import ENGINES, choose_engine, obstacle
 from styleinv.runtime.sessions.base import CpuSession
 

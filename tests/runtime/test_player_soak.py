@@ -1,4 +1,4 @@
-"""A player in real time on real rollouts: for five minutes (`make soak`), and for a few seconds."""
+"""A player in real time on real rollouts: each policy for five minutes (`make soak`), and for a few seconds."""
 
 import math
 import random
@@ -56,7 +56,7 @@ def test_guarantees_for_a_few_seconds(tiny, policy):
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_five_minutes_of_the_tiny_model(tmp_path):
     main(["init", "--preset", "tiny64", "--out", str(tmp_path / "tiny.safetensors")])
     main(["export", str(tmp_path / "tiny.safetensors"), "--out", str(tmp_path / "tiny.bundle")])
@@ -64,7 +64,7 @@ def test_five_minutes_of_the_tiny_model(tmp_path):
     with Rollout.open(tmp_path / "tiny.bundle", seed=1) as rollout:
         for policy in ("every", "latest"):
             for consumer, nap in (("asleep at random", sleepy(2)), ("idle", lambda: 0.0)):
-                counted = watch(rollout, policy, 75.0, nap)
+                counted = watch(rollout, policy, 150.0, nap)
                 print(
                     f"{policy}, consumer {consumer}: {counted.delivered} frames, {counted.late} late, "
                     f"{counted.dropped} dropped, {counted.fps:.2f} frames/s, milliseconds p50 / p95 / p99: computing "
