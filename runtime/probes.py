@@ -8,7 +8,6 @@ Shapes: T frames, W size of a latent.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,11 +35,6 @@ def deviation(sessions: Sessions) -> str | None:
     generator = bundle.generator
     label = 0 if generator["label_dim"] else None
     clip = Clip(sessions, mapping_inputs(generator, probes["seed"], None, 1.0, label))
-    for graph in ("mapping", "synthesis"):
-        sessions.session(graph)
-    with ThreadPoolExecutor(1) as pool:  # loading the encoder takes long, and leaves a core idle
-        pool.submit(lambda: clip.first_image)
-        sessions.preload()
     latents, levels = [], []
     for t in probes["t"]:
         w = clip.first_latent[None]

@@ -143,8 +143,6 @@ class Sessions(Closing):
     def session(self, graph: str, transfer: str | None = None) -> Session:
         """The session of this graph, of a transfer where one is named. Raises as `open_session`, and EngineError after
         `close`."""
-        if (opened := self._open.get((graph, transfer))) is not None:
-            return opened  # without the lock, which is held while another graph loads
         with self._lock:
             if self._closed:
                 raise EngineError(f"{self.bundle.path}: found closed sessions, expected open ones")
