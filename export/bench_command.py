@@ -13,6 +13,7 @@ from styleinv.export.bench_report import as_json, as_table
 from styleinv.export.bench_start import Settings
 from styleinv.runtime.arguments import latent_stride, seed_number, whole_number
 from styleinv.runtime.errors import StyleInVError
+from styleinv.runtime.latent_stride import STRIDED_BATCH
 from styleinv.runtime.machine import describe_machine
 from styleinv.runtime.manifest_fields import PRECISIONS
 from styleinv.runtime.sessions import ENGINES
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> int:
         engine=arguments.engine,
         precision=arguments.precision,
         threads=arguments.threads,
-        batch=arguments.batch,
+        batch=arguments.batch or (1 if arguments.latent_stride == 1 else STRIDED_BATCH),
         seed=arguments.seed,
         warmup=arguments.warmup,
         frames=arguments.frames,
@@ -131,8 +132,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--frames", type=whole_number(1), default=200, metavar="N", help="how many frames to time (default 200)")
     add("--warmup", type=whole_number(1), default=10, metavar="N", help="frames played before those that are timed, so "
         "that graphs are loaded and caches filled (default 10)")  # fmt: skip
-    add("--batch", type=whole_number(1), default=1, metavar="N", help="frames computed at a time; the time of each is "
-        "then the batch's divided by N (default 1)")  # fmt: skip
+    add("--batch", type=whole_number(1), metavar="N", help="frames computed at a time; the time of each is then the "
+        "batch's divided by N (default 1, with --latent-stride 2, as when it plays)")  # fmt: skip
     add(
         "--latent-stride",
         type=latent_stride,

@@ -86,9 +86,9 @@ def add_playing(parser: argparse.ArgumentParser) -> None:
     add(
         "--batch",
         type=whole_number(1),
-        default=1,
         metavar="N",
-        help="frames to compute at a time (default 1); 2 or more give more frames per second, each of them later",
+        help="frames to compute at a time (default 1, with --latent-stride 2); more of them give more frames per "
+        "second, each of them later",
     )
     add("--engine", choices=["auto", *ENGINES], default="auto", help="what computes the frames (default auto)")
     add(

@@ -25,6 +25,7 @@ Latent = npt.NDArray[np.float32]  # [W]
 
 CACHED_KEYS = 16  # playing needs 4; the rest serves seeking nearby
 PSNR_DB = 40.0  # from here on hardly anyone sees a difference
+STRIDED_BATCH = 2  # frames at a time by default: keyframes come in bursts anyhow, and two runs at once waste less time
 
 
 class StridedLatents:

@@ -31,7 +31,7 @@ from styleinv.runtime.device_array import DeviceArray
 from styleinv.runtime.errors import BundleError, StyleInVError
 from styleinv.runtime.frame_times import batches, playing_times, slice_times
 from styleinv.runtime.frames import Frame, check_out, owned
-from styleinv.runtime.latent_stride import PSNR_DB, checked_stride
+from styleinv.runtime.latent_stride import PSNR_DB, STRIDED_BATCH, checked_stride
 from styleinv.runtime.latents import ClipLatents, Latents
 from styleinv.runtime.motion import FrameIndex, MotionCodes
 from styleinv.runtime.noise import check_word
@@ -219,7 +219,7 @@ class Rollout(Closing):
         device; EngineError where the session is on no GPU.
         """
         if device == "cpu":
-            return next(self.frames([t], out=out))
+            return next(self.frames([t], 1, out=out))
         if device != "cuda" or out is not None:
             raise ValueError(
                 f"device: found {device!r}{' and out' if out is not None else ''}, expected cpu, or cuda alone"
@@ -228,18 +228,20 @@ class Rollout(Closing):
         batch = session.run_on_device({"w": self._latents.at([t])}, ["frame"])["frame"]  # [1, H, W, 3]
         return dataclasses.replace(batch, shape=batch.shape[1:])
 
-    def frames(self, ts: Iterable[FrameIndex], batch: int = 1, *, out: Frame | None = None) -> Iterator[Frame]:
+    def frames(
+        self, ts: Iterable[FrameIndex], batch: int | None = None, *, out: Frame | None = None
+    ) -> Iterator[Frame]:
         """Yields the frame, uint8 [H, W, 3], at each frame index of `ts`, which may be endless.
 
-        `batch` frames are computed at a time. The same batch size gives the same bytes; another one may differ by a
-        level, where an engine then adds in another order. Each frame is a new array, or `out`, written over with the
-        next one each time. Raises, as it goes, what `rollout.frame` raises.
+        `batch` frames are computed at a time; None is one, or two with strided latents. The same batch size gives the
+        same bytes; another one may differ by a level, where an engine then adds in another order. Each frame is a new
+        array, or `out`, written over with the next one each time. Raises, as it goes, what `rollout.frame` raises.
         """
         check_out(out, (*self.size, 3))
         return (owned(frame, out) for (frame,) in self._rendered(ts, [self.transfer], batch))
 
     def renderings(
-        self, ts: Iterable[FrameIndex], transfers: Sequence[str | None], batch: int = 1
+        self, ts: Iterable[FrameIndex], transfers: Sequence[str | None], batch: int | None = None
     ) -> Iterator[tuple[Frame, ...]]:
         """Yields, at each frame index of `ts`, the frame as several generators draw it from the one latent w_t: for
         each name of `transfers` that transfer's, for None the bundle's own. Otherwise as `frames`.
@@ -348,9 +350,11 @@ class Rollout(Closing):
         return self._timeline
 
     def _rendered(
-        self, ts: Iterable[FrameIndex], transfers: Sequence[str | None], batch: int
+        self, ts: Iterable[FrameIndex], transfers: Sequence[str | None], batch: int | None
     ) -> Iterator[tuple[Frame, ...]]:
         """At each frame index its picture by each generator; the arrays are parts of larger ones."""
+        if batch is None:
+            batch = 1 if self.latent_stride == 1 else STRIDED_BATCH
         return itertools.chain.from_iterable(
             itertools.islice(self._drawn(self._latents.at(filled), transfers), wanted)
             for filled, wanted in batches(ts, batch)

@@ -43,7 +43,7 @@ examples:
       a clip, and on its right the same clip in the style arcane, which the bundle holds
   styleinv stream sky.bundle --loop 4 --out loop.mp4
       a clip that closes: its last frame leads back to its first one
-  styleinv stream sky.bundle --precision bf16 --latent-stride auto --batch 2 --out rollout.mp4
+  styleinv stream sky.bundle --precision bf16 --latent-stride auto --out rollout.mp4
       as fast as a CPU with bfloat16 can, and close to exact
   styleinv stream sky.bundle --frames 0 --out window
       without end, in a window; Escape, q or closing it end the clip

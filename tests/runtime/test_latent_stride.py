@@ -98,6 +98,21 @@ def test_the_encoder_runs_at_every_kth_frame_only(sessions, monkeypatch):
     assert rollout._latents._strided._key.cache_info().currsize == CACHED_KEYS
 
 
+def test_two_frames_at_a_time_by_default(sessions, monkeypatch):
+    session, batches = sessions.session("synthesis"), []
+    run = session.run
+    monkeypatch.setattr(
+        session, "run", lambda inputs, outputs=None: batches.append(len(inputs["w"])) or run(inputs, outputs)
+    )
+    for stride, batch in ((1, 1), (4, 2)):
+        rollout = Rollout(sessions, 5, latent_stride=stride)
+        expected = [rollout[t] for t in range(5)]
+        batches.clear()
+        for frame, alone in zip(rollout.play(count=5), expected, strict=True):
+            assert np.abs(frame.astype(int) - alone).max() <= 1
+        assert set(batches) == {batch}
+
+
 def test_auto_keeps_to_what_was_measured(make_bundle, tmp_path):
     bundle = make_bundle(tmp_path / "sky.bundle")
     bundle.change_manifest(lambda manifest: manifest.update(latent_strides=MEASURED))
