@@ -75,7 +75,10 @@ class Player(Closing):
     ) -> None:
         self._rollout = rollout
         self._playback = Playback(rollout.bundle.frame_rate, fps, lookahead, policy, start, speed, count)
-        self._changed = threading.Condition()  # its lock guards everything below and the playback
+        # The lock guards everything below and the playback. It is taken itself, not through the condition, whose
+        # `with` is a function in Python: Ctrl-C at its end would leave the lock held, and `close` waiting for ever.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._listeners: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
         self._closed = False
         self._worker = threading.Thread(target=self._work, name="styleinv player", daemon=True)
@@ -98,7 +101,7 @@ class Player(Closing):
         and every further call, after the frames before it.
         """
         deadline = math.inf if timeout is None else time.perf_counter() + timeout
-        with self._changed:
+        with self._lock:
             while isinstance(found := self._take(), float):
                 left = deadline - time.perf_counter()
                 if left <= 0:
@@ -108,7 +111,7 @@ class Player(Closing):
 
     def poll(self) -> Frame | None:
         """The next frame where it is due; None where none is, and where playing has `ended`. Raises as `get`."""
-        with self._changed:
+        with self._lock:
             found = self._take()
         return None if isinstance(found, float) else found
 
@@ -122,7 +125,7 @@ class Player(Closing):
         await asyncio.sleep(0)  # others get their turn even where frames are always late, and so due at once
         changed = asyncio.Event()
         listener = asyncio.get_running_loop(), changed
-        with self._changed:
+        with self._lock:
             self._listeners.add(listener)
         try:
             while isinstance(found := self._look(changed), float):
@@ -130,7 +133,7 @@ class Player(Closing):
                     async with asyncio.timeout(_timeout(found)):
                         await changed.wait()
         finally:
-            with self._changed:
+            with self._lock:
                 self._listeners.discard(listener)
         if found is None:
             raise StopAsyncIteration
@@ -138,20 +141,20 @@ class Player(Closing):
 
     def pause(self) -> None:
         """Stops the clock; until `resume` no frame is due."""
-        with self._changed:
+        with self._lock:
             self._playback.pause(time.perf_counter())
             self._notify()
 
     def resume(self) -> None:
         """Lets the clock go on from where it stood."""
-        with self._changed:
+        with self._lock:
             self._playback.resume(time.perf_counter())
             self._notify()
 
     def seek(self, t: FrameIndex) -> None:
         """Makes t the frame index of the next frame, which is due as soon as it is computed; also after the last frame,
         and after an error, which is forgotten. Raises: TypeError or ValueError where t is no frame index."""
-        with self._changed:
+        with self._lock:
             self._playback.seek(t)
             self._notify()
 
@@ -159,43 +162,43 @@ class Player(Closing):
     def speed(self) -> float:
         """How fast the clip plays; setting it decides on the next frame. Raises: ValueError where it is set to 0 or to
         what is not finite."""
-        with self._changed:
+        with self._lock:
             return self._playback.speed
 
     @speed.setter
     def speed(self, speed: float) -> None:
-        with self._changed:
+        with self._lock:
             self._playback.set_speed(speed, time.perf_counter())
             self._notify()
 
     @property
     def position(self) -> int | float:
         """Frame index of the last frame handed out; where there is none yet, of the first."""
-        with self._changed:
+        with self._lock:
             return self._playback.position
 
     @property
     def paused(self) -> bool:
         """Whether the clock stands still."""
-        with self._changed:
+        with self._lock:
             return self._playback.paused
 
     @property
     def ended(self) -> bool:
         """Whether the last frame was handed out, or the player closed."""
-        with self._changed:
+        with self._lock:
             return self._closed or self._playback.ended
 
     @property
     def statistics(self) -> PlayerStatistics:
         """What was counted and timed up to now."""
-        with self._changed:
+        with self._lock:
             return self._playback.statistics()
 
     def close(self) -> None:
         """Ends playing: whoever waits for a frame is woken and gets the end. Returns when the frame that is being
         computed is done and the thread has ended. Closing twice is allowed."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._notify()
         self._worker.join()
@@ -211,7 +214,7 @@ class Player(Closing):
 
     def _look(self, changed: asyncio.Event) -> Frame | float | None:
         """Takes, so that whatever changes from now on sets the event."""
-        with self._changed:
+        with self._lock:
             changed.clear()
             return self._take()
 
@@ -229,17 +232,17 @@ class Player(Closing):
             try:
                 frame = self._rollout[job.t]
             except BaseException as error:  # the consumer's to handle, whatever it is
-                with self._changed:
+                with self._lock:
                     self._playback.fail(job, error)
                     self._notify()
             else:
-                with self._changed:
+                with self._lock:
                     self._playback.put(job, frame, time.perf_counter() - begin)
                     self._notify()
 
     def _next_job(self) -> Job | None:
         """Waits until there is a frame to compute; None when the player is closed."""
-        with self._changed:
+        with self._lock:
             while not self._closed:
                 planned = self._playback.plan(time.perf_counter())
                 if isinstance(planned, Job):
