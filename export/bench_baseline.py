@@ -98,7 +98,7 @@ def compare(rollout: Rollout, sessions: Sessions, checkpoint: Path, settings: Se
 
 
 def _stride_of_frames(rollout: Rollout, ts: Sequence[int]) -> Frames:
-    """Plays the k batches that share a keyframe's latents, in order; returns the one that these indices are of."""
+    """Plays k batches in order, whole strides of frames, among them the one of these indices; returns that one."""
     batch, stride = len(ts), rollout.latent_stride
     if stride == 1:
         return np.stack(list(rollout.frames(ts, batch)))

@@ -13,7 +13,7 @@ import functools
 import math
 import numbers
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -95,4 +95,9 @@ def largest_stride(bundle: Bundle, psnr_db: float) -> int:
             f"{bundle.path}: latent_strides: found nothing, expected the quality of each stride, which latent_stride="
             "'auto' goes by: export again with `styleinv export`, or give a number"
         )
-    return max((int(stride) for stride, psnr in measured["least_psnr_db"].items() if psnr >= psnr_db), default=1)
+    return stride_within(measured["least_psnr_db"], psnr_db)
+
+
+def stride_within(least_psnr_db: Mapping[str, float], psnr_db: float) -> int:
+    """The largest stride whose PSNR, in decibels and by stride, is not below the bound; 1 if there is none."""
+    return max((int(stride) for stride, psnr in least_psnr_db.items() if psnr >= psnr_db), default=1)

@@ -28,6 +28,8 @@ def test_the_manifest_holds_the_measurement(small_bundle, rollout):
     assert strides == sorted(strides) and strides[0] == 2 and set(strides) <= set(latent_strides.STRIDES)
     for stride, least in measured["least_psnr_db"].items():
         assert 0 < least <= measured["psnr_db"][stride] <= latent_strides.IDENTICAL
+    assert measured["bound_psnr_db"] == 40.0
+    assert measured["stride"] == Rollout(rollout.sessions, latent_stride="auto").latent_stride
 
 
 def test_what_was_measured_is_what_frames_show(rollout):

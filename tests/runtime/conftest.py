@@ -8,13 +8,16 @@ inversion  w0 = mean of the image over H, W, times C        a transfer: synthesi
 
 import dataclasses
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+
+from styleinv.runtime.sessions import ENGINES, obstacle
 
 Z, W, U, F, KERNEL, SIZE = 8, 12, 6, 4, 5, 16
 ANCHOR_DISTANCE = 16
@@ -147,6 +150,23 @@ def styled(make_bundle: Callable[..., TinyBundle], tmp_path_factory: pytest.Temp
 def damaged(make_bundle: Callable[..., TinyBundle], tmp_path: Path) -> TinyBundle:
     """A bundle of kind styleinv that the test may damage."""
     return make_bundle(tmp_path / "sky.bundle")
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    """The name of each engine in turn; skips those that this machine has not."""
+    reason = obstacle(request.param, "fp32")
+    if reason is not None:
+        pytest.skip(reason)
+    return request.param
+
+
+@pytest.fixture
+def no_player_is_left() -> Iterator[None]:
+    """A test that leaves a player's thread behind fails."""
+    before = set(threading.enumerate())
+    yield
+    assert not [thread for thread in set(threading.enumerate()) - before if thread.name == "styleinv player"]
 
 
 def random_motion_tensors(generator: np.random.Generator) -> dict[str, np.ndarray]:

@@ -8,8 +8,6 @@ import sys
 
 import pytest
 
-from styleinv.runtime.sessions import ENGINES, obstacle
-
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"),
     reason="what a process holds is read from Linux's /proc, its free memory given back by glibc's malloc_trim",
@@ -39,14 +37,6 @@ print(json.dumps({name: after[name] - before[name] for name in after}))
 """
 
 MOST_BYTES = 2**20
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request):
-    reason = obstacle(request.param, "fp32")
-    if reason is not None:
-        pytest.skip(reason)
-    return request.param
 
 
 @pytest.mark.parametrize("rounds", [30, pytest.param(200, marks=pytest.mark.soak)])

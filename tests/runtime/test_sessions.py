@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from styleinv.runtime import Bundle, BundleError, EngineError, Sessions
-from styleinv.runtime.sessions import ENGINES, choose_engine, obstacle, open_session
+from styleinv.runtime.sessions import choose_engine, obstacle, open_session
 from styleinv.runtime.sessions.base import BOUND_SHAPES
 
 NO_BF16 = obstacle("openvino", "bf16")
@@ -19,14 +19,6 @@ NO_BF16 = obstacle("openvino", "bf16")
 @pytest.fixture(scope="module")
 def bundle(tiny):
     return Bundle.open(tiny.path)
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request):
-    reason = obstacle(request.param, "fp32")
-    if reason is not None:
-        pytest.skip(reason)
-    return request.param
 
 
 def test_run(bundle, tiny, engine):
