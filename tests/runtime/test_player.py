@@ -1,5 +1,6 @@
 """The player's threads and waiting. What is due when is tested in simulated time, in test_playback.py."""
 
+import contextlib
 import itertools
 import random
 import threading
@@ -138,25 +139,27 @@ def test_pause_and_resume_from_another_thread():
     assert played == list(range(len(played)))
 
 
-def test_seek_while_a_frame_is_computed():
+@contextlib.contextmanager
+def computing():
+    """A player that has handed out t = 0, while t = 3 is being computed, and 1 and 2 wait in the queue."""
     clip = FakeClip(gated=True)
     with Player(clip, fps=FAST) as player:
         clip.permit.release(3)
         for _ in range(4):
             assert clip.asked.acquire(timeout=LONG)
         assert got(player, 1) == [0]
-        player.seek(500.5)  # while t = 3 is being computed, and 1 and 2 wait in the queue
+        yield clip, player
+
+
+def test_seek_while_a_frame_is_computed():
+    with computing() as (clip, player):
+        player.seek(500.5)
         clip.permit.release(100)
         assert got(player, 3) == [500.5, 501.5, 502.5]
 
 
 def test_speed_while_a_frame_is_computed():
-    clip = FakeClip(gated=True)
-    with Player(clip, fps=FAST) as player:
-        clip.permit.release(3)
-        for _ in range(4):
-            assert clip.asked.acquire(timeout=LONG)
-        assert got(player, 1) == [0]
+    with computing() as (clip, player):
         player.speed = 10
         assert player.speed == 10
         clip.permit.release(100)
