@@ -30,7 +30,7 @@ def as_table(result: Result, machine: Machine) -> str:
         f"{played.frames} frames timed after {played.warmup} of warm-up, batch {settings.batch}, seed {settings.seed}"
     )
     if played.latent_stride > 1:
-        counts += f", latents of every {played.latent_stride}th frame from the encoder"
+        counts += f", the encoder every {played.latent_stride} frames"
     if settings.batch > 1:
         counts += f"; a frame's time is its batch's divided by {settings.batch}"
     return "\n".join([*(f"{name:{width}}  {text}" for name, text in rows), counts])

@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
         rollouts = _rollouts(sessions, arguments)
         engine = rollouts[0].engine
         stride = rollouts[0].latent_stride
-        strided = f", latents of every {stride}th frame from the encoder" if stride > 1 else ""
+        strided = f", the encoder every {stride} frames" if stride > 1 else ""
         print(f"{arguments.bundle}: playing on {engine}{strided}", file=sys.stderr)
         for rollout in rollouts:
             rollout.latents([arguments.start])  # loads the graphs, so that the timings are those of steady playing
