@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from styleinv.export.official import describe_networks, read_model
-from styleinv.runtime.bundle import Bundle
+from styleinv.runtime.bundle import Bundle, EngineSpec
 from styleinv.runtime.errors import CheckpointError
 from styleinv.training.checkpoint_file import parameters_by_part, read_header
 from styleinv.training.config import Config
@@ -107,10 +107,15 @@ def _describe_bundle(path: Path) -> dict[str, Any]:
         "precisions": list(bundle.precisions),
         "transfers": sorted(manifest["transfers"]),
         "latent_strides": dict(manifest.get("latent_strides") or {}),
-        "engines": [engine.get("target", "unknown") for engine in manifest["engines"]],
+        "engines": [_engine_name(engine) for engine in bundle.engines],
         "configuration": dict(manifest["model"]),
         "provenance": dict(manifest["provenance"]),
     }
+
+
+def _engine_name(engine: EngineSpec) -> str:
+    graph, targets = engine.graph, "/".join(engine.targets)
+    return f"{graph.name} {engine.engine} {engine.version} {graph.precision} for {targets}"
 
 
 def _model_fields(kind: str, config: Config, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
     sky.bundle/   manifest.json   <graph>.onnx ...   weights.bin   motion.safetensors
                   transfers/<name>/synthesis.onnx   transfers/<name>/weights.bin
                   <precision>/...                   the same graphs, computing in fp16 or bf16, where it has them
+                  engines/<engine>-<precision>-<targets>/<graph>.engine   graphs compiled for GPUs
 
 The manifest carries the hash of every other file and a digest of itself, so damage is found when the bundle is
 opened and not after a night of strange frames. Hashes show integrity, not origin.
@@ -42,6 +43,7 @@ __all__ = [
     "MOTION_FILE",
     "ArraySpec",
     "Bundle",
+    "EngineSpec",
     "GraphSpec",
     "canonical_json",
     "file_sha256",
@@ -71,6 +73,22 @@ class GraphSpec:
     precision: str
     inputs: Mapping[str, ArraySpec]
     outputs: Mapping[str, ArraySpec]
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """A graph that a library has compiled for GPUs of some compute capabilities, and batches from a least to a largest
+    size, the one in the middle fastest. It holds native code: what loads it must trust it."""
+
+    engine: str  # the session that loads it: rtx or tensorrt
+    version: str  # of the library
+    targets: tuple[str, ...]  # compute capabilities, such as '8.9'
+    batch: tuple[int, int, int]
+    refittable: bool
+    key: str  # hash of all that it was built from
+    file: Path
+    sha256: str
+    graph: GraphSpec  # what it was built from; its precision is the engine's
 
 
 @dataclass(frozen=True)
@@ -166,6 +184,24 @@ class Bundle:
             precision=entry["precision"],
             inputs=_array_specs(entry["inputs"]),
             outputs=_array_specs(entry["outputs"]),
+        )
+
+    @property
+    def engines(self) -> tuple[EngineSpec, ...]:
+        """All engines that it holds."""
+        return tuple(
+            EngineSpec(
+                engine=entry["engine"],
+                version=entry["version"],
+                targets=tuple(entry["targets"]),
+                batch=(entry["batch"][0], entry["batch"][1], entry["batch"][2]),
+                refittable=entry["refittable"],
+                key=entry["key"],
+                file=self.path / entry["file"],
+                sha256=entry["sha256"],
+                graph=self.graph(entry["graph"], entry["transfer"], entry["precision"]),
+            )
+            for entry in self.manifest["engines"]
         )
 
     def motion_tensors(self) -> dict[str, npt.NDArray[Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from styleinv.runtime.errors import BundleError
 from styleinv.runtime.manifest_fields import (
+    ENGINE,
     FILE,
     FORMAT_VERSION,
     GRAPHS,
@@ -21,8 +22,6 @@ from styleinv.runtime.manifest_fields import (
     PRECISION,
     PRECISIONS,
     PROBES,
-    SHA256,
-    SIZE_OR_NOTHING,
     TRANSFER_NAME,
     VERSION,
     check,
@@ -79,9 +78,7 @@ def check_manifest(manifest: object, bundle: str) -> None:
     _check_graphs(manifest, bundle)
     _check_transfers(manifest, bundle)
     _check_precisions(manifest, bundle)
-    for file in _files_below(manifest["engines"], "engines"):
-        check(file.sha256, SHA256, bundle, file.field.removesuffix("file") + "sha256")
-        check(file.size, SIZE_OR_NOTHING, bundle, file.field.removesuffix("file") + "bytes")
+    _check_engines(manifest, bundle)
 
 
 @dataclass(frozen=True)
@@ -192,6 +189,21 @@ def _check_transfers(manifest: Mapping[str, Any], bundle: str) -> None:
                     f"{bundle}: transfers.{name}.synthesis.{arrays}: found {shown(found)}, "
                     f"expected those of graphs.synthesis, {shown(expected)}"
                 )
+
+
+def _check_engines(manifest: Mapping[str, Any], bundle: str) -> None:
+    """Each engine is a graph of the bundle, compiled."""
+    for index, engine in enumerate(manifest["engines"]):
+        field = f"engines.{index}"
+        check(engine, ENGINE, bundle, field)
+        precisions = {"fp32": manifest, **(manifest.get("precisions") or {})}
+        check(engine["precision"], one_of(*precisions), bundle, f"{field}.precision")
+        entries = precisions[engine["precision"]]
+        graphs = entries["graphs"]
+        if engine["transfer"] is not None:
+            check(engine["transfer"], one_of(*entries["transfers"]), bundle, f"{field}.transfer")
+            graphs = ("synthesis",)
+        check(engine["graph"], one_of(*sorted(graphs)), bundle, f"{field}.graph")
 
 
 def _check_precisions(manifest: Mapping[str, Any], bundle: str) -> None:

@@ -29,7 +29,9 @@ GRAPHS: dict[str, dict[str, tuple[set[str], set[str]]]] = {
     },
     "inversion": {"inversion": ({"image"}, {"w0"})},
 }
-PRECISIONS = ("fp32", "fp16", "bf16")  # what graphs compute in; fp32 ones are always there, for every engine
+# What graphs compute in; fp32 ones are always there, for every engine. In fp8 and int8 it is the convolutions of the
+# synthesis that do, the rest being fp16.
+PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8")
 OPTIONAL_GRAPHS = {"styleinv": GRAPHS["inversion"], "image": GRAPHS["inversion"], "inversion": {}}
 
 
@@ -53,6 +55,16 @@ Schema = Rule | Each | Mapping[str, Any]  # a mapping: these fields must be ther
 
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) <= sys.float_info.max  # false for NaN, and for 10**400, too
+
+
+def is_capability(value: Any) -> bool:
+    """Whether it is a compute capability of NVIDIA's, such as '8.9' or '12.0'."""
+    return isinstance(value, str) and re.fullmatch(r"[1-9][0-9]?\.[0-9]", value) is not None
+
+
+def is_batch_range(value: Any) -> bool:
+    """Whether it is the least batch of an engine, the one that it is fastest at, and the largest."""
+    return isinstance(value, list) and len(value) == 3 and all(map(COUNT.holds, value)) and value == sorted(value)
 
 
 def _is_row(value: Any) -> bool:
@@ -99,6 +111,23 @@ TRANSFER_NAME = Rule(
     "a name of letters, digits, - and _, at most 100 of them",
     lambda value: isinstance(value, str) and re.fullmatch("[A-Za-z0-9_-]{1,100}", value) is not None,
 )
+CAPABILITIES = Rule(
+    "a list of compute capabilities, such as 8.9",
+    lambda value: isinstance(value, list) and len(value) > 0 and all(map(is_capability, value)),
+)
+ENGINE = {  # a graph that a library has compiled for some GPUs
+    "engine": one_of("rtx", "tensorrt"),  # the session that loads it
+    "version": TEXT,  # of the library
+    "precision": one_of(*PRECISIONS),
+    "targets": CAPABILITIES,
+    "graph": TEXT,
+    "transfer": Rule("the name of a transfer", lambda value: value is None or TRANSFER_NAME.holds(value)),
+    "batch": Rule("three whole numbers, each at least the one before", lambda value: is_batch_range(value)),
+    "refittable": Rule("true or false", lambda value: type(value) is bool),
+    "key": SHA256,  # of all that it was built from (see `styleinv.export.engine_cache`)
+    **WEIGHTS,
+    "log": WEIGHTS,
+}
 MOTION = {
     "noise_dim": COUNT,
     "code_dim": COUNT,

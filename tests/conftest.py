@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+# Ignored in jobs that a shell runs in the background, and inherited: `make test &` would find Ctrl-C without effect.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SMALL = [
     "model.generator.resolution=16",

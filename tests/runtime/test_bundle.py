@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from damage import engine_entry
 
 from styleinv.runtime import Bundle, BundleError
 from styleinv.runtime.bundle import canonical_json, file_sha256, manifest_digest, write_manifest
@@ -175,16 +176,47 @@ def test_damaged_file(damaged):
     refused(damaged.path, f"found {len(content) - 1} bytes, expected {len(content)}", verify_hashes=False)
 
 
-def test_files_of_engines_and_transfers_are_checked(damaged):
-    entry = {"file": "engines/x.engine", "sha256": "0" * 64}
-    damaged.change_manifest(lambda manifest: manifest.update(engines=[{"graphs": {"latent": entry}}]))
-    refused(damaged.path, "engines.0.graphs.latent.file: found no file engines/x.engine")
-    (damaged.path / "engines").mkdir()
-    (damaged.path / "engines" / "x.engine").write_bytes(b"abc")
-    refused(damaged.path, "engines/x.engine is damaged")
-    entry["sha256"] = file_sha256(damaged.path / "engines" / "x.engine")
-    damaged.change_manifest(lambda manifest: manifest.update(engines=[{"graphs": {"latent": entry}}]))
-    Bundle.open(damaged.path)
+def put_engine(bundle, **changes: object) -> Path:
+    """Puts an engine and its log into the bundle; returns its folder."""
+    place = bundle.path / "engines" / "rtx-fp32-8.9"
+    place.mkdir(parents=True)
+    for name in ("latent.engine", "latent.log"):
+        (place / name).write_bytes(b"abc")
+    entry = engine_entry(f"engines/{place.name}/latent.engine", file_sha256(place / "latent.engine"), 3)
+    entry["log"] = entry["log"] | {"file": f"engines/{place.name}/latent.log"}
+    bundle.change_manifest(lambda manifest: manifest.update(engines=[entry | changes]))
+    return place
+
+
+def test_engines(damaged):
+    place = put_engine(damaged, targets=["8.9", "12.0"])
+    (engine,) = Bundle.open(damaged.path).engines
+    assert engine.file.read_bytes() == b"abc" and engine.graph == Bundle.open(damaged.path).graph("latent")
+    assert (engine.engine, engine.targets, engine.batch) == ("rtx", ("8.9", "12.0"), (1, 1, 4))
+    (place / "latent.log").write_bytes(b"abd")
+    refused(damaged.path, "latent.log is damaged")
+    engine.file.unlink()
+    refused(damaged.path, "engines.0.file: found no file engines/rtx-fp32-8.9/latent.engine")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"engine": "cuda"}, 'engine: found "cuda", expected one of rtx, tensorrt'),
+        ({"targets": []}, "targets: found [], expected a list of compute capabilities, such as 8.9"),
+        ({"targets": ["sm_89"]}, 'targets: found ["sm_89"], expected a list of compute capabilities'),
+        ({"batch": [1, 8, 4]}, "batch: found [1, 8, 4], expected three whole numbers, each at least the one before"),
+        ({"graph": "mirror"}, 'graph: found "mirror", expected one of content, frame, latent, mapping'),
+        ({"precision": "fp16"}, 'precision: found "fp16", expected one of fp32'),
+        ({"transfer": "ink"}, 'transfer: found "ink", expected one of'),
+        ({"key": "0"}, 'key: found "0", expected 64'),
+        ({"log": {}}, "log.file: found nothing, expected a text"),
+        ({"file": "../x.engine"}, "file: found '../x.engine', expected a relative path inside the bundle"),
+    ],
+)
+def test_fields_of_engines_are_checked(damaged, changes, message):
+    put_engine(damaged, **changes)
+    refused(damaged.path, f"engines.0.{message}")
 
 
 def test_graphs_of_transfers(styled):

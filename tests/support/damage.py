@@ -41,6 +41,14 @@ WEIGHTS_FILES += ["transfers/ink/synthesis.bin", "fp16/transfers/ink/synthesis.b
 FILES = ["manifest.json", "motion.safetensors", *ONNX_FILES, *WEIGHTS_FILES]
 
 
+def engine_entry(file: str, sha256: Any, size: int) -> dict[str, Any]:
+    """A manifest's entry of an engine for which any file stands in."""
+    declared = {"file": file, "sha256": sha256, "bytes": size}
+    names = {"engine": "rtx", "version": "1", "precision": "fp32", "graph": "latent", "transfer": None}
+    rest = {"targets": ["8.9"], "batch": [1, 1, 4], "refittable": False, "key": "0" * 64}
+    return {**names, **rest, **declared, "log": declared}
+
+
 def read_manifest(bundle: Path) -> dict[str, Any]:
     return json.loads((bundle / "manifest.json").read_text())
 

@@ -12,7 +12,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from damage import FILES, INTERFACES, Case, change_manifest, flip_bit, in_manifest, swap, then_forge, truncate
+from damage import (
+    FILES,
+    INTERFACES,
+    Case,
+    change_manifest,
+    engine_entry,
+    flip_bit,
+    in_manifest,
+    swap,
+    then_forge,
+    truncate,
+)
 
 from styleinv.runtime.bundle import file_sha256
 
@@ -125,8 +136,8 @@ def traversing_names() -> Iterator[Case]:
         r"files\.|manifest\.json: found the name": lambda m, name, sha: m["files"].update(
             {name: {"sha256": sha, "bytes": m["files"]["synthesis.bin"]["bytes"]}}
         ),
-        r"engines\.0\.graphs\.latent": lambda m, name, sha: m["engines"].append(
-            {"graphs": {"latent": {"file": name, "sha256": sha}}}
+        r"engines\.0\.file": lambda m, name, sha: m["engines"].append(
+            engine_entry(name, sha, m["files"]["synthesis.bin"]["bytes"])
         ),
     }
     for index, name in enumerate(TRAVERSALS):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from damage import Case, in_manifest, set_field
+from damage import Case, engine_entry, in_manifest, set_field
 
 from styleinv.runtime.bundle import canonical_json, manifest_digest
 
@@ -70,7 +70,7 @@ def fields_of_the_manifest() -> Iterator[Case]:
         change = functools.partial(set_field, f"provenance/{name}", 1)
         yield Case(f"key-{what}", functools.partial(in_manifest, change), "manifest.json: found the name", True)
     for sha256 in (5, None, "", "0" * 63, "A" * 64):
-        change = functools.partial(set_field, "engines", [{"file": "latent.onnx", "sha256": sha256}])
+        change = functools.partial(set_field, "engines", [engine_entry("latent.onnx", sha256, 1)])
         yield Case(f"engine-{sha256!r}", functools.partial(in_manifest, change), r"engines\.0\.sha256: found", True)
 
 
