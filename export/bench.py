@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # it imports torch
     from styleinv.export.bench_baseline import Baseline
 
 FRAME_GRAPHS = {"styleinv": ("latent", "synthesis"), "image": ("synthesis",)}  # by kind, what a frame takes
+ON_CPU = ("openvino", "onnxruntime")  # engines that play on the CPU; all others play on a GPU
 STARTS = 3
 MEMORY_FRAMES = 50  # that the process whose memory is measured plays after the warm-up, if so many are timed
 
@@ -92,16 +93,19 @@ def measure(settings: Settings, checkpoint: Path | None, report: Callable[[str],
         report(f"{settings.whole_batches(settings.frames)} frames on {rollout.engine}")
         played = play(rollout, sessions, settings)
         convolutions: Convolutions | str
-        try:
-            convolutions = fastest_convolutions(settings.precision, settings.threads)
-        except EngineError as error:
-            convolutions = str(error)
+        if sessions.engine in ON_CPU:
+            try:
+                convolutions = fastest_convolutions(settings.precision, settings.threads)
+            except EngineError as error:
+                convolutions = str(error)
+        else:
+            convolutions = f"{sessions.engine} plays on a GPU, and only those of CPUs are measured"
         baseline = None
         if checkpoint is not None:
             from styleinv.export.bench_baseline import compare
 
             report("the model in PyTorch eager, in turns with the bundle")
-            baseline = compare(rollout, sessions, checkpoint, settings)
+            baseline = compare(rollout, checkpoint, settings)
     return Result(settings, bundle, start, played, convolutions, baseline)
 
 

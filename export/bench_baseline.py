@@ -31,11 +31,10 @@ import torch
 from styleinv.export.bench_playing import Clock, Milliseconds
 from styleinv.export.bench_start import Settings, frame_indices, played_label
 from styleinv.kernels.reference import to_uint8
-from styleinv.runtime.bundle import Bundle
-from styleinv.runtime.motion import MotionCodes
+from styleinv.runtime.bundle import MOTION_FILE, Bundle
+from styleinv.runtime.motion import MotionCodes, MotionNetwork
 from styleinv.runtime.noise import Z_DOMAIN, standard_normal
 from styleinv.runtime.rollout import Rollout
-from styleinv.runtime.sessions import Sessions
 from styleinv.training.checkpoint import load_checkpoint
 from styleinv.training.generator import Generator
 from styleinv.training.model import StyleInV
@@ -70,7 +69,7 @@ class Baseline:
         return None if self.cached is None else float(np.median(self.cached) / np.median(self.ours))
 
 
-def compare(rollout: Rollout, sessions: Sessions, checkpoint: Path, settings: Settings) -> Baseline:
+def compare(rollout: Rollout, checkpoint: Path, settings: Settings) -> Baseline:
     """Plays the rollout's clip through the bundle and through PyTorch, in turns.
 
     PyTorch gets as many threads as the engine, or, as the engine does, what it finds best where none are given.
@@ -78,7 +77,7 @@ def compare(rollout: Rollout, sessions: Sessions, checkpoint: Path, settings: Se
     """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    eager = Eager(checkpoint, sessions, settings.seed)
+    eager = Eager(checkpoint, rollout.bundle, settings.seed)
     forms: dict[str, Form] = {"ours": partial(_stride_of_frames, rollout), "eager": eager.frames}
     if eager.has_content:
         forms["cached"] = partial(eager.frames, keep_content=True)
@@ -108,19 +107,32 @@ def _stride_of_frames(rollout: Rollout, ts: Sequence[int]) -> Frames:
 
 
 class Eager:
-    """The model in the form that is trained, drawing the frames of the clip with this seed."""
+    """The model in the form that is trained, drawing the frames of the clip with this seed.
 
-    def __init__(self, checkpoint: Path, sessions: Sessions, seed: int) -> None:
+    Args:
+        channels_last: weights lie in memory with the channels of a pixel beside each other, as tensor cores want them.
+    Raises: CheckpointError where the checkpoint cannot be read; BundleError where the motion network's file is damaged.
+    """
+
+    def __init__(
+        self, checkpoint: Path, bundle: Bundle, seed: int, device: str = "cpu", channels_last: bool = False
+    ) -> None:
         model = load_checkpoint(checkpoint).model
         assert isinstance(model, (StyleInV, Generator))  # no other kind's bundle plays
+        self.device = device
+        layout = torch.channels_last if channels_last else torch.preserve_format
+        model.to(device).to(memory_format=layout)  # type: ignore[call-overload]
         self._model = model if isinstance(model, StyleInV) else None
         self._generator = model.generator if isinstance(model, StyleInV) else model
-        self._noise: str = sessions.bundle.manifest["noise"]
-        self._motion = MotionCodes(sessions.motion_network(), seed) if self._model else None
+        self._noise: str = bundle.manifest["noise"]
+        self._motion: MotionCodes | None = None
+        if self._model:
+            network = MotionNetwork(bundle.motion_tensors(), bundle.motion, str(bundle.path / MOTION_FILE))
+            self._motion = MotionCodes(network, seed)
         with torch.inference_mode():
-            self._w0 = self._first_latent(seed, played_label(sessions.bundle))  # [1, W]
-            self._x0 = self._generator.synthesis(self._w0, self._noise)  # [1, 3, R, R]
-            self._content = self._model.content(self._x0) if self._model else ()
+            self.w0 = self._first_latent(seed, played_label(bundle))  # [1, W]
+            self.x0 = self._generator.synthesis(self.w0, self._noise)  # [1, 3, R, R]
+            self._content = self._model.content(self.x0) if self._model else ()
 
     @property
     def has_content(self) -> bool:
@@ -130,19 +142,29 @@ class Eager:
     def frames(self, ts: Sequence[int], keep_content: bool = False) -> Frames:
         """The frames at these frame indices, with or without what was computed before."""
         with torch.inference_mode():
-            w = self._w0.expand(len(ts), -1)
-            if self._model is not None and self._motion is not None:
-                v = torch.from_numpy(np.stack([self._motion.time_code(t) for t in ts]).astype(np.float32))  # [B, V]
-                content = self._content if keep_content else self._model.content(self._x0)
-                content = tuple(part.expand(len(ts), -1, -1, -1) for part in content)
-                w = self._model.latent(content, w, self._model.style(w, v))
-            frames: Frames = to_uint8(self._generator.synthesis(w, self._noise)).numpy()
+            frames: Frames = self.draw(self.time_codes(ts), keep_content).cpu().numpy()
         return frames
+
+    def time_codes(self, ts: Sequence[int]) -> torch.Tensor:
+        """v of these frame indices, [B, V], on the device; of an image model, which has no time, [B, 0]."""
+        if self._motion is None:
+            return torch.empty(len(ts), 0, device=self.device)
+        codes = np.stack([self._motion.time_code(t) for t in ts]).astype(np.float32)
+        return torch.from_numpy(codes).to(self.device)
+
+    def draw(self, v: torch.Tensor, keep_content: bool = False) -> torch.Tensor:
+        """The frames at these time codes, uint8 [B, R, R, 3], on the device."""
+        w = self.w0.expand(len(v), -1)
+        if self._model is not None:
+            content = self._content if keep_content else self._model.content(self.x0)
+            content = tuple(part.expand(len(v), -1, -1, -1) for part in content)
+            w = self._model.latent(content, w, self._model.style(w, v))
+        return to_uint8(self._generator.synthesis(w, self._noise).float())
 
     def _first_latent(self, seed: int, label: int | None) -> torch.Tensor:
         mapping = self._generator.mapping
-        z = torch.from_numpy(standard_normal(seed, Z_DOMAIN, 0, mapping.z_dim)).float()[None]
-        one_hot = None if label is None else torch.eye(mapping.label_dim)[label][None]
+        z = torch.from_numpy(standard_normal(seed, Z_DOMAIN, 0, mapping.z_dim)).float()[None].to(self.device)
+        one_hot = None if label is None else torch.eye(mapping.label_dim, device=self.device)[label][None]
         w0: torch.Tensor = mapping(z, label=one_hot)
         return w0
 
@@ -187,6 +209,11 @@ class SquaredError:
         """One more pair, of equal shapes."""
         self._sum += int(np.square(found.astype(np.int64) - wanted).sum())
         self._count += found.size
+
+    @property
+    def compared(self) -> bool:
+        """Whether there was any pair."""
+        return self._count > 0
 
     def psnr(self) -> float:
         """Peak signal-to-noise ratio in decibels; infinite where no byte differs."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from styleinv.export.bench import measure
-from styleinv.export.bench_csv import append_row, as_row, check_header
+from styleinv.export.bench_csv import COLUMNS, append_rows, as_row, check_header
 from styleinv.export.bench_report import as_json, as_table
 from styleinv.export.bench_start import Settings
 from styleinv.runtime.arguments import latent_stride, seed_number, whole_number
@@ -28,6 +29,9 @@ that takes, and how near all this comes to the fastest convolutions measured her
 Jitter is the mean difference between the times of neighbouring frames. Cold starts (files
 in the system's cache) and memory are those of processes of their own, without PyTorch.
 Let nothing else run meanwhile: other programs are measured along.
+
+With --compare the clip is played, in turns, in every way that this machine has: PyTorch,
+eager and compiled, and each engine of the bundle on that device, in one table.
 """
 EXAMPLES = """\
 examples:
@@ -39,18 +43,22 @@ examples:
       how many times faster than the model it was exported from, in PyTorch; for scripts
   styleinv bench sky.bundle --batch 8 --threads 4
       eight frames at a time, for throughput rather than latency
+  styleinv bench sky.bundle --baseline model.safetensors --compare --precision fp16
+      on a GPU: PyTorch, torch.compile, ONNX Runtime, TensorRT and TensorRT for RTX
 """
 
 
 def main(argv: list[str]) -> int:
     """Runs `styleinv bench`; returns the exit status. Raises StyleInVError where something given is bad."""
-    arguments = _parser().parse_args(argv)
-    _check_outputs(arguments)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    _check_together(parser, arguments)
     _check_installed(arguments)
+    _check_outputs(arguments)
     settings = Settings(
         bundle=str(arguments.bundle),
         engine=arguments.engine,
-        precision=arguments.precision,
+        precision=arguments.precision[0],
         threads=arguments.threads,
         batch=arguments.batch or (1 if arguments.latent_stride == 1 else STRIDED_BATCH),
         seed=arguments.seed,
@@ -59,23 +67,65 @@ def main(argv: list[str]) -> int:
         verify_hashes=not arguments.no_verify_hash,
         latent_stride=arguments.latent_stride,
     )
-    machine = describe_machine()
-    result = measure(
-        settings, arguments.baseline, lambda text: print(f"{arguments.bundle}: measuring {text}", file=sys.stderr)
-    )
-    print(as_table(result, machine), flush=True)
     try:
-        if arguments.csv is not None:
-            append_row(arguments.csv, as_row(result, machine))
-        if arguments.json is not None:
-            _write(arguments.json, as_json(result, machine).encode())
-        if arguments.plot is not None:
-            from styleinv.export.bench_plot import plot
-
-            _write(arguments.plot, plot(result, machine))
+        return _compare(arguments, settings) if arguments.compare else _measure(arguments, settings)
     except OSError as error:
         raise StyleInVError(f"{error.filename}: cannot be written: {error.strerror}") from error
+
+
+def _measure(arguments: argparse.Namespace, settings: Settings) -> int:
+    machine = describe_machine()
+    result = measure(settings, arguments.baseline, lambda text: _report(arguments, f"measuring {text}"))
+    print(as_table(result, machine), flush=True)
+    if arguments.csv is not None:
+        append_rows(arguments.csv, [as_row(result, machine)])
+    if arguments.json is not None:
+        _write(arguments.json, as_json(result, machine).encode())
+    if arguments.plot is not None:
+        from styleinv.export.bench_plot import plot
+
+        _write(arguments.plot, plot(result, machine))
     return 0
+
+
+def _compare(arguments: argparse.Namespace, settings: Settings) -> int:
+    from styleinv.export import bench_compare, bench_compare_report
+
+    machine = describe_machine()
+    comparison = bench_compare.compare_ways(
+        settings, arguments.precision, arguments.device, arguments.baseline, lambda text: _report(arguments, text)
+    )
+    print(bench_compare_report.as_table(comparison, machine), flush=True)
+    rows = bench_compare_report.as_rows(comparison, machine)
+    if arguments.csv is not None:
+        append_rows(arguments.csv, rows)
+    if arguments.json is not None:
+        _write(arguments.json, bench_compare_report.as_json(rows).encode())
+    return 0
+
+
+def _report(arguments: argparse.Namespace, text: str) -> None:
+    print(f"{arguments.bundle}: {text}", file=sys.stderr, flush=True)
+
+
+def _check_together(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Leaves as argparse does where options do not go with each other; fills in the default precision."""
+    arguments.precision = list(dict.fromkeys(arguments.precision or ["fp32"]))
+    if not arguments.compare:
+        if arguments.device is not None:
+            parser.error("--device goes with --compare; otherwise --engine says where to play")
+        if len(arguments.precision) > 1:
+            parser.error("--precision: give one, or --compare to compare several")
+        return
+    if arguments.baseline is None:
+        parser.error("--compare takes --baseline, the checkpoint that PyTorch is to play")
+    given = {
+        "--engine": arguments.engine != "auto",
+        "--latent-stride": arguments.latent_stride != 1,
+        "--plot": arguments.plot is not None,
+    }
+    if unfit := [option for option, is_given in given.items() if is_given]:
+        parser.error(f"{', '.join(unfit)}: --compare plays exact latents on every engine, and draws no picture")
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
@@ -89,7 +139,13 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
         if file.is_dir():
             raise StyleInVError(f"--{option} {file}: found a folder, expected the name of a file")
     if arguments.csv is not None:
-        check_header(arguments.csv)
+        check_header(arguments.csv, _compared_columns() if arguments.compare else COLUMNS)
+
+
+def _compared_columns() -> Iterable[str]:
+    from styleinv.export import bench_compare_report
+
+    return bench_compare_report.COLUMNS
 
 
 def _check_installed(arguments: argparse.Namespace) -> None:
@@ -127,7 +183,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle, such as sky.bundle")
     add("--engine", choices=["auto", *ENGINES], default="auto", help="what computes the frames (default auto)")
-    add("--precision", choices=PRECISIONS, default="fp32", help="what they are computed in (default fp32)")
+    add("--precision", choices=PRECISIONS, action="append", help="what they are computed in; with --compare it may be "
+        "given several times (default fp32)")  # fmt: skip
     add("--threads", type=whole_number(1), metavar="N", help="CPU threads to use (default: as the engine finds best)")
     add("--frames", type=whole_number(1), default=200, metavar="N", help="how many frames to time (default 200)")
     add("--warmup", type=whole_number(1), default=10, metavar="N", help="frames played before those that are timed, so "
@@ -146,7 +203,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--baseline", type=Path, metavar="FILE", help="the checkpoint that the bundle was exported from: its model "
         "then draws frames in PyTorch, as it is trained, in turns with the bundle, to say how many times faster the "
         "bundle is and how near its frames are")  # fmt: skip
-    add("--csv", type=Path, metavar="FILE", help="add a row with settings, results, versions and machine to this file")
+    add("--compare", action="store_true", help="play in every way that this machine has, in turns with PyTorch: the "
+        "checkpoint as trained and as exported, eager and compiled, and all engines in these precisions; what cannot "
+        "be had is listed with its reason. Takes --baseline. torch.compile needs minutes before the first "
+        "frame")  # fmt: skip
+    add("--device", choices=["cpu", "cuda"], help="where to compare: cuda takes engines and PyTorch on the GPU, cpu "
+        "those on the CPU (default cuda where PyTorch has it)")  # fmt: skip
+    add("--csv", type=Path, metavar="FILE", help="add a row with settings, results, versions and machine to this file; "
+        "with --compare a row for each way, to a file of its own")  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="write the results for machines: fps, latency_ms, cold_start_s, "
         "peak_rss_mib, session, precision, ...")  # fmt: skip
     add("--plot", type=_png, metavar="FILE.png", help="draw the time of every frame, and a histogram of them")

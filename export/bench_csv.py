@@ -1,4 +1,4 @@
-"""The CSV file of `styleinv bench`: a row for each run, below those of earlier runs, never instead of them."""
+"""The CSV files of `styleinv bench`: rows of each run, below those of earlier runs, never instead of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import importlib.metadata
 import io
 import math
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,7 +112,7 @@ def as_row(result: Result, machine: Machine) -> dict[str, Value]:
     return {name: column(result, machine) for name, column in COLUMNS.items()}
 
 
-def check_header(path: Path) -> None:
+def check_header(path: Path, columns: Iterable[str] = COLUMNS) -> None:
     """Raises StyleInVError where there is a file at `path` that has other columns."""
     if not path.exists() or path.stat().st_size == 0:
         return
@@ -121,27 +121,29 @@ def check_header(path: Path) -> None:
             found = next(csv.reader(stream), [])
     except (UnicodeDecodeError, csv.Error) as error:
         raise StyleInVError(f"{path}: header: found {error}, expected a CSV file") from error
-    if found != list(COLUMNS):
-        different = sorted(set(found) ^ set(COLUMNS))
+    if found != list(columns):
+        different = sorted(set(found) ^ set(columns))
         raise StyleInVError(
             f"{path}: header: found other columns than expected, those of `styleinv bench` in their order "
             f"(not in both: {', '.join(different) or 'none'}); give a new file"
         )
 
 
-def append_row(path: Path, row: dict[str, Value]) -> None:
-    """Writes the row below those that are there, in one piece; the header first, where there is none.
+def append_rows(path: Path, rows: Sequence[Mapping[str, Value]]) -> None:
+    """Writes rows, which all have the same columns, below those that are there, in one piece; the header first, where
+    there is none.
 
     Raises StyleInVError as `check_header`; OSError where the file cannot be written.
     """
-    check_header(path)
+    check_header(path, rows[0])
     before = path.read_bytes() if path.exists() else b""
     text = io.StringIO()
     if before and not before.endswith(b"\n"):
         text.write("\n")
     lines = csv.writer(text, lineterminator="\n")
     if not before:
-        lines.writerow(COLUMNS)
-    lines.writerow(f"{value:.5g}" if isinstance(value, float) else value for value in row.values())
+        lines.writerow(rows[0])
+    for row in rows:
+        lines.writerow(f"{value:.5g}" if isinstance(value, float) else value for value in row.values())
     with path.open("ab") as stream:
         stream.write(text.getvalue().encode())

@@ -10,6 +10,7 @@ import itertools
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,7 @@ from styleinv.runtime.device_array import DeviceArray
 from styleinv.runtime.frames import Frame
 from styleinv.runtime.rollout import Rollout
 from styleinv.runtime.sessions import Session, Sessions
-from styleinv.runtime.sessions.base import Array, Arrays
+from styleinv.runtime.sessions.base import Array, Arrays, Pending
 
 Milliseconds = npt.NDArray[np.float64]  # [N], per frame
 Clock = Callable[[], float]  # seconds
@@ -56,7 +57,8 @@ class Played:
 
 
 class TimedSession(Closing):
-    """A session that adds the seconds its runs take to those of its graph."""
+    """A session that adds the seconds its runs take to those of its graph: of a run that overlaps with others, those
+    that the program spends on asking for it and on waiting for its result."""
 
     def __init__(self, session: Session, graph: str, seconds: dict[str, float], clock: Clock) -> None:
         self._session, self._graph, self._seconds, self._clock = session, graph, seconds, clock
@@ -65,17 +67,42 @@ class TimedSession(Closing):
     def name(self) -> str:
         return self._session.name
 
+    @property
+    def overlaps(self) -> bool:
+        return self._session.overlaps
+
     def run(self, inputs: Mapping[str, Array], outputs: Iterable[str] | None = None) -> Arrays:
-        begin = self._clock()
-        arrays = self._session.run(inputs, outputs)
-        self._seconds[self._graph] += self._clock() - begin
-        return arrays
+        with self._timed():
+            return self._session.run(inputs, outputs)
+
+    def submit(self, inputs: Mapping[str, Array], outputs: Iterable[str] | None = None) -> Pending:
+        with self._timed():
+            pending = self._session.submit(inputs, outputs)
+        return TimedPending(pending, self._timed)
 
     def run_on_device(self, inputs: Mapping[str, Array], outputs: Iterable[str]) -> dict[str, DeviceArray]:
         return self._session.run_on_device(inputs, outputs)
 
     def close(self) -> None:
         self._session.close()
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        begin = self._clock()
+        yield
+        self._seconds[self._graph] += self._clock() - begin
+
+
+@dataclass(frozen=True)
+class TimedPending:
+    """A run that was submitted; waiting for its result is timed."""
+
+    pending: Pending
+    timed: Callable[[], AbstractContextManager[None]]
+
+    def result(self) -> Arrays:
+        with self.timed():
+            return self.pending.result()
 
 
 class TimedSessions(Sessions):

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from styleinv.export.comparison import Comparison
+from styleinv.export.eight_bits import as_table
 from styleinv.export.tolerances import TOLERANCES
 from styleinv.export.verify import DRIFT_SPAN, Verification
 from styleinv.runtime.bundle import Bundle
@@ -91,7 +92,7 @@ Graphs, the worst of all batch sizes: errors of bytes are in levels, others in t
 is the largest over the largest value.
 
 {_graph_table(result.comparisons)}
-{_frame_section(result)}{_drift_section(result)}{_absent_section(result.absent)}"""
+{_frame_section(result)}{_drift_section(result)}{_quantization_section(manifest)}{_absent_section(result.absent)}"""
 
 
 def _graph_table(comparisons: Iterable[Comparison]) -> str:
@@ -166,6 +167,16 @@ Latents of consecutive frames against fp32, error over length. Frames do not bui
 
 {table}
 """
+
+
+def _quantization_section(manifest: Mapping[str, Any]) -> str:
+    """What each layer in 8 bits costs, of the bundle's own synthesis and of each transfer's."""
+    text = ""
+    for precision, entry in (manifest.get("precisions") or {}).items():
+        for name, part in {"synthesis": entry, **entry["transfers"]}.items():
+            if "quantization" in part:
+                text += f"\nLayers of {name} in {precision}:\n\n```\n{as_table(part['quantization'])}\n```\n"
+    return text
 
 
 def _absent_section(absent: Mapping[str, str]) -> str:

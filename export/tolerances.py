@@ -20,5 +20,9 @@ class Tolerance:
 TOLERANCES = {
     "fp32": Tolerance(relative=1e-4, cosine=0.999999, levels=1, psnr=60.0, ssim=0.9995, drift=1e-4),
     "fp16": Tolerance(relative=2e-2, cosine=0.9995, levels=None, psnr=48.0, ssim=0.995, drift=1e-2),
+    # Latents are fp16's; pictures are kept to 35 dB on a few latents (see `eight_bits.BOUND_PSNR_DB`), and come out a
+    # little worse on others.
+    "fp8": Tolerance(relative=3e-1, cosine=0.99, levels=None, psnr=32.0, ssim=0.9, drift=1e-2),
+    "int8": Tolerance(relative=3e-1, cosine=0.99, levels=None, psnr=32.0, ssim=0.9, drift=1e-2),
     "bf16": Tolerance(relative=1e-1, cosine=0.995, levels=None, psnr=42.0, ssim=0.98, drift=5e-2),
 }

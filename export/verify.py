@@ -110,9 +110,14 @@ def ways_of(
     ways, absent = [], {}
     pairs = itertools.product([engine] if engine else ENGINES, [precision] if precision else PRECISIONS)
     for name, kind in pairs:
+        if kind not in ENGINES[name].graphs and not engine:
+            continue  # nobody misses it
         reason = obstacle(name, kind)
         if reason is None and ENGINES[name].graphs[kind] not in bundle.precisions:
             reason = f"the bundle has no graphs in {ENGINES[name].graphs[kind]}"
+        compiled = {(each.engine, each.precision) for each in bundle.engines}
+        if reason is None and ENGINES[name].compiled and (name, kind) not in compiled:
+            reason = f"the bundle has no engines in {kind}"
         if reason is None:
             ways.append(Way(name, kind, ENGINES[name].graphs[kind]))
         else:

@@ -10,6 +10,7 @@ import platform
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,19 @@ from torch import nn
 from tqdm import tqdm
 
 from styleinv.export.additions import Additions, bundle_graphs
-from styleinv.export.arithmetic import Arithmetic, arithmetic_in
+from styleinv.export.arithmetic import DTYPES, Arithmetic, arithmetic_in
+from styleinv.export.eight_bits import (
+    CALIBRATION_LATENTS,
+    CALIBRATION_SEED,
+    EIGHT_BITS,
+    HELD_OUT_LATENTS,
+    HELD_OUT_SEED,
+    Quantised,
+    import_quantizer,
+    quantise,
+    sample_latents,
+)
+from styleinv.export.engines import BuiltEngine, EngineOptions, build_engines, place_engines
 from styleinv.export.forms import TARGETS
 from styleinv.export.latent_strides import measure_strides
 from styleinv.export.multiplications import multiply_accumulates
@@ -50,6 +63,14 @@ Models = dict[str, onnx.ModelProto]  # by the graph's name
 Place = tuple[str, str | None]  # a precision, and the name of a transfer or None for the bundle's own
 
 
+@dataclass(frozen=True)
+class Export:
+    """What came of an export, besides the bundle."""
+
+    verification: Verification
+    engines: list[BuiltEngine]
+
+
 def export_bundle(
     checkpoint: Checkpoint,
     out: Path,
@@ -59,16 +80,18 @@ def export_bundle(
     target: str = "openvino",
     inversion: Checkpoint | None = None,
     transfers: Mapping[str, Checkpoint] | None = None,
+    engines: Iterable[EngineOptions] = (),
     progress: bool = True,
-) -> Verification:
+) -> Export:
     """Export a checkpoint into the bundle folder `out` and verify it against PyTorch.
 
     Graphs in fp32 are always written, those in other `precisions` (fp16, bf16) beside them. `target` is the engine that
     the fp32 graphs are made fastest for. An `inversion` encoder lets the bundle find a picture's latent; `transfers`,
-    generators by the name of their style, let it draw its frames in other styles.
+    generators by the name of their style, let it draw its frames in other styles. When all that is verified, its graphs
+    are compiled into `engines`.
 
     `out` appears at the end, whole; an earlier bundle there is replaced, anything else is not touched.
-    Returns what was verified. EngineError where onnxruntime, which verification runs on, is not installed;
+    EngineError where onnxruntime, which verification runs on, is not installed, or an engine cannot be built;
     CheckpointError where a checkpoint is of the wrong kind or does not fit the model; BundleError where `out` is in the
     way, or where a graph does not compute what the model computes (then nothing is left behind).
     """
@@ -76,13 +99,12 @@ def export_bundle(
     additions.check(checkpoint)
     _check_word("noise", noise, NOISE_MODES)
     _check_word("target", target, TARGETS)
-    wanted = [precision for precision in PRECISIONS if precision in ("fp32", *precisions)]
     for precision in precisions:
         _check_word("precision", precision, PRECISIONS)
     import_onnxruntime()  # verification needs it: better said now than after the export
     with _replacing_folder(out) as folder:
         manifest = write_bundle(
-            checkpoint, folder, additions, noise=noise, precisions=wanted, target=target, progress=progress
+            checkpoint, folder, additions, noise=noise, precisions=precisions, target=target, progress=progress
         )
         bundle = Bundle.open(folder)
         ways, _ = ways_of(bundle)
@@ -107,9 +129,11 @@ def export_bundle(
             with Sessions(bundle) as sessions:
                 manifest["latent_strides"] = measure_strides(sessions, progress)
         write_reports(bundle, result, folder)
+        built = build_engines(bundle, engines, progress=progress)
+        manifest["engines"] = place_engines(built, folder)
         write_manifest(folder, manifest)
         Bundle.open(folder)
-    return result
+    return Export(result, built)
 
 
 def write_bundle(
@@ -124,19 +148,37 @@ def write_bundle(
 ) -> dict[str, Any]:
     """Write graphs, weights, motion network and manifest into an empty folder: a bundle that plays, not yet verified.
 
-    Returns the manifest. Users want `export_bundle`.
+    Returns the manifest. Users want `export_bundle`. Raises EngineError where fp8 or int8 is asked for and ONNX Model
+    Optimizer cannot be had.
     """
     additions = additions or Additions()
+    eight_bits = EIGHT_BITS.keys() & precisions
+    if eight_bits:
+        import_quantizer()
+    also = ("fp32", "fp16") if eight_bits else ("fp32",)
+    wanted = [precision for precision in PRECISIONS if precision in (*also, *precisions)]
     models: dict[Place, Models] = {}
-    for precision in precisions:
-        arithmetic = arithmetic_in(precision, target)
-        models |= _export_graphs(checkpoint, additions, noise, precision, arithmetic, progress)
+    quantised: dict[Place, Quantised] = {}
+    for precision in wanted:
+        if precision in EIGHT_BITS:
+            results = _quantise(checkpoint, additions, noise, precision, models, progress)
+            quantised |= results
+            models |= {place: {"synthesis": result.model} for place, result in results.items()}
+        else:
+            arithmetic = arithmetic_in(precision, target)
+            models |= _export_graphs(checkpoint, additions, noise, precision, arithmetic, progress)
+        own, latents = models[precision, None], models["fp16" if precision in EIGHT_BITS else precision, None]
+        if "latent" in latents:
+            own["frame"] = join(latents["latent"], own["synthesis"], "w", ["frame"])
     for place, own_models in models.items():
         _folder_of(place, folder).mkdir(parents=True, exist_ok=True)
         write_models(own_models, _folder_of(place, folder))
     if isinstance(checkpoint.model, StyleInV):
         (folder / MOTION_FILE).write_bytes(save(motion_tensors(checkpoint.model)))
     manifest = _manifest(checkpoint, additions, noise, folder, models)
+    for (precision, transfer), result in quantised.items():
+        entry = manifest["precisions"][precision]
+        (entry if transfer is None else entry["transfers"][transfer])["quantization"] = result.entry()
     write_manifest(folder, manifest)
     return manifest
 
@@ -161,10 +203,29 @@ def _export_graphs(
     models: dict[Place, Models] = {}
     for transfer, graph in tqdm(graphs, desc=f"export {precision}", unit=" graphs", disable=not progress):
         models.setdefault((precision, transfer), {})[graph.name] = export_onnx(graph, opset_of(arithmetic.dtype))
-    own = models[precision, None]
-    if "latent" in own:
-        own["frame"] = join(own["latent"], own["synthesis"], "w", ["frame"])
     return models
+
+
+def _quantise(
+    checkpoint: Checkpoint,
+    additions: Additions,
+    noise: str,
+    precision: str,
+    models: Mapping[Place, Models],
+    progress: bool,
+) -> dict[Place, Quantised]:
+    """The bundle's own synthesis in 8 bits, made of the one in fp16 that is among the models, and each transfer's."""
+    calibration = sample_latents(checkpoint, noise, CALIBRATION_LATENTS, CALIBRATION_SEED)
+    held_out = sample_latents(checkpoint, noise, HELD_OUT_LATENTS, HELD_OUT_SEED)
+    # The same form as in fp16, but exact: what scales are found in and pictures are compared with.
+    exact = dataclasses.replace(arithmetic_in("fp16"), dtype=torch.float32)
+    graphs = bundle_graphs(checkpoint.model, additions, checkpoint.config, noise, arithmetic=exact)
+    syntheses = [(transfer, graph) for transfer, graph in graphs if graph.name == "synthesis"]
+    results: dict[Place, Quantised] = {}
+    for transfer, graph in tqdm(syntheses, desc=f"export {precision}", unit=" graphs", disable=not progress):
+        fp16 = models["fp16", transfer]["synthesis"]
+        results[precision, transfer] = quantise(fp16, export_onnx(graph), precision, calibration, held_out)
+    return results
 
 
 def _folder_of(place: Place, bundle: Path) -> Path:
@@ -185,9 +246,8 @@ def _manifest(
             entries = _graph_entries(place, folder, models[place])
             transfers[precision][transfer] = {**entries, "weights": _weights_entry(place, folder)}
     graphs = {precision: _graph_entries((precision, None), folder, models[precision, None]) for precision in transfers}
-    if "mapping" in graphs["fp32"]:
-        for entries in graphs.values():
-            entries["mapping"] = graphs["fp32"]["mapping"]
+    for precision in graphs:  # what a precision has no graph of its own for, it takes from one that is more exact
+        graphs[precision] = {**graphs["fp16" if precision in EIGHT_BITS else "fp32"], **graphs[precision]}
     return {
         "format_version": FORMAT_VERSION,
         "kind": checkpoint.kind,
@@ -253,7 +313,7 @@ def _provenance(checkpoint: Checkpoint, additions: Additions, precisions: Iterab
         **({"import": dict(checkpoint.provenance)} if checkpoint.provenance else {}),
         "preset": checkpoint.config.preset,
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "opset": {precision: opset_of(arithmetic_in(precision).dtype) for precision in precisions},
+        "opset": {precision: opset_of(DTYPES.get(precision, torch.float16)) for precision in precisions},
         "versions": {
             "styleinv": importlib.metadata.version("styleinv"),
             "python": platform.python_version(),

@@ -45,7 +45,11 @@ def main(argv: list[str]) -> int:
     fps = arguments.fps or bundle.frame_rate
     picture = fit_picture(read_picture(arguments.picture), bundle.generator["resolution"])
     with Sessions(
-        bundle, engine=arguments.engine, precision=arguments.precision, threads=arguments.threads
+        bundle,
+        engine=arguments.engine,
+        precision=arguments.precision,
+        threads=arguments.threads,
+        trust=arguments.trust,
     ) as sessions:
         w0 = invert(sessions, as_image(picture))
         rollout = Rollout(
@@ -60,7 +64,7 @@ def main(argv: list[str]) -> int:
         else:
             still = [picture, sessions.session("synthesis").run({"w": w0[None]}, ["frame"])["frame"][0]]
             transfers = [None] if arguments.transfer is None else [None, arguments.transfer]
-        rollout.latents([arguments.start])  # loads the graphs, so that the timings are those of steady playing
+        rollout.warm_up(arguments.start)  # loads the graphs, so that the timings are those of steady playing
         count = frame_count(arguments, rollout, fps)
         times = rollout.times(fps, arguments.start, arguments.speed, count)
         frames = (np.hstack([*still, *moving]) for moving in rollout.renderings(times, transfers, arguments.batch))

@@ -90,13 +90,25 @@ def add_playing(parser: argparse.ArgumentParser) -> None:
         help="frames to compute at a time (default 1, with --latent-stride 2); more of them give more frames per "
         "second, each of them later",
     )
-    add("--engine", choices=["auto", *ENGINES], default="auto", help="what computes the frames (default auto)")
+    add(
+        "--engine",
+        choices=["auto", *ENGINES],
+        default="auto",
+        help="what computes the frames (default auto: the fastest that this machine has; onnxruntime-tensorrt and "
+        "onnxruntime-rtx, which compile for minutes, only by name)",
+    )
+    add(
+        "--trust",
+        action="store_true",
+        help="with --engine auto: use compiled engines of the bundle, too; --engine tensorrt and rtx always do. They "
+        "are native code, which can do anything, so trust only bundles of your own or of people that you trust",
+    )
     add(
         "--precision",
         choices=PRECISIONS,
         default="fp32",
         help="what they are computed in: fp32 is exact (default), bf16 twice as fast where the CPU has it, and close; "
-        "fp16 is for GPUs",
+        "fp16, fp8 and int8 are for GPUs",
     )
     add(
         "--no-verify-hash",

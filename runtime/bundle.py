@@ -82,13 +82,15 @@ class EngineSpec:
 
     engine: str  # the session that loads it: rtx or tensorrt
     version: str  # of the library
+    precision: str  # in which the bundle plays on it; the graph's own may be more exact, as that of `mapping` is
     targets: tuple[str, ...]  # compute capabilities, such as '8.9'
     batch: tuple[int, int, int]
     refittable: bool
     key: str  # hash of all that it was built from
     file: Path
     sha256: str
-    graph: GraphSpec  # what it was built from; its precision is the engine's
+    graph: GraphSpec  # what it was built from
+    transfer: str | None  # whose graph that is
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,7 @@ class Bundle:
             EngineSpec(
                 engine=entry["engine"],
                 version=entry["version"],
+                precision=entry["precision"],
                 targets=tuple(entry["targets"]),
                 batch=(entry["batch"][0], entry["batch"][1], entry["batch"][2]),
                 refittable=entry["refittable"],
@@ -200,6 +203,7 @@ class Bundle:
                 file=self.path / entry["file"],
                 sha256=entry["sha256"],
                 graph=self.graph(entry["graph"], entry["transfer"], entry["precision"]),
+                transfer=entry["transfer"],
             )
             for entry in self.manifest["engines"]
         )
@@ -213,10 +217,16 @@ class Bundle:
 
 
 def write_manifest(path: str | Path, manifest: Mapping[str, Any]) -> None:
-    """Writes manifest.json into the bundle folder `path`, with the digest added (or replaced)."""
+    """Writes manifest.json into the bundle folder `path`, with the digest added (or replaced): whole, or not at all."""
     complete = {**manifest, "digest": manifest_digest(manifest)}
     text = json.dumps(complete, sort_keys=True, indent=1, ensure_ascii=True, allow_nan=False)
-    (Path(path) / MANIFEST_NAME).write_text(text + "\n", encoding="ascii")
+    file = Path(path) / MANIFEST_NAME
+    temporary = file.with_name(f".{MANIFEST_NAME}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text + "\n", encoding="ascii")
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def file_sha256(path: str | Path) -> str:

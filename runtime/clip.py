@@ -89,6 +89,9 @@ def _checked_picture(image: Picture) -> Picture:
 
 
 def joined_conditions(clips: Sequence[Clip]) -> Arrays:
-    """The conditions of several clips, one row for each: [B, ...] by name."""
+    """The conditions of several clips, one row for each: [B, ...] by name, read-only, so that sessions keep them."""
     rows = [clip.conditions for clip in clips]
-    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    joined = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    for array in joined.values():
+        array.flags.writeable = False
+    return joined

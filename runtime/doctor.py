@@ -46,6 +46,7 @@ LIBRARIES = {
     "onnxruntime-gpu": "styleinv[runtime-gpu]",
     "tensorrt": "styleinv[runtime-gpu]",
     "pycuda": "styleinv[runtime-gpu]",
+    "cuda-bindings": "styleinv[runtime-gpu]",
     "tensorrt-rtx-cu13": "styleinv[rtx]",
     "av": "styleinv[runtime-cpu]",
     "torch": "styleinv[train]",
@@ -92,7 +93,10 @@ def examine(bundle: Bundle | None = None) -> dict[str, Any]:
         "libraries": {name: {"version": _version(name), "pip": pip} for name, pip in LIBRARIES.items()},
         "display": _display(),
         "bundle": None if bundle is None else str(bundle.path),
-        "sessions": [_session(engine, precision, bundle) for engine in (*ENGINES, "auto") for precision in PRECISIONS],
+        "sessions": [
+            *(_session(name, precision, bundle) for name, engine in ENGINES.items() for precision in engine.graphs),
+            *(_session("auto", precision, bundle) for precision in PRECISIONS),
+        ],
     }
 
 

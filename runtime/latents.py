@@ -50,6 +50,12 @@ class ClipLatents:
             return np.stack([self._strided(t) for t in moments])
         return self._exact(moments)
 
+    def encoder_inputs(self, ts: Sequence[FrameIndex]) -> Arrays:
+        """What the encoder takes to find the latents at these frame indices itself: the inputs of the graphs `latent`
+        and `frame`. Of a bundle that moves; raises as `at`."""
+        assert self._timeline is not None
+        return self._inputs([self._timeline.moment(t) for t in ts])
+
     def _still(self, ts: Sequence[FrameIndex]) -> Latents:
         moving = [t for t in map(as_frame_index, ts) if t != 0]
         if moving:
@@ -61,9 +67,12 @@ class ClipLatents:
 
     def _exact(self, moments: Sequence[int | float]) -> Latents:
         """The encoder's latents at frame indices of the motion: float32 [B, W]."""
+        return self._sessions.session("latent").run(self._inputs(moments), ["w"])["w"]
+
+    def _inputs(self, moments: Sequence[int | float]) -> Arrays:
         assert self._timeline is not None
         v = np.stack([self._timeline.motion.time_code(t) for t in moments]).astype(np.float32)
-        return self._sessions.session("latent").run({**self._conditions(len(moments)), "v": v}, ["w"])["w"]
+        return {**self._conditions(len(moments)), "v": v}
 
     def _conditions(self, batch: int) -> Arrays:
         """The clip's conditions, repeated for each of the batch; always the same arrays, which sessions bind once."""

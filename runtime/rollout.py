@@ -35,7 +35,8 @@ from styleinv.runtime.latent_stride import PSNR_DB, STRIDED_BATCH, checked_strid
 from styleinv.runtime.latents import ClipLatents, Latents
 from styleinv.runtime.motion import FrameIndex, MotionCodes
 from styleinv.runtime.noise import check_word
-from styleinv.runtime.sessions import Sessions
+from styleinv.runtime.sessions import FUSED_GRAPH, Session, Sessions
+from styleinv.runtime.sessions.base import Arrays, Pending, one_ahead
 from styleinv.runtime.timeline import Timeline, TimeMap
 
 
@@ -51,6 +52,15 @@ class Arguments(TypedDict, total=False):
     transfer: str | None
     latent_stride: int | str
     latent_psnr_db: float
+
+
+class Options(TypedDict):
+    """What decides how it is computed, as `Sessions` takes it."""
+
+    engine: str
+    precision: str
+    threads: int | None
+    trust: bool
 
 
 class Rollout(Closing):
@@ -121,6 +131,7 @@ class Rollout(Closing):
         precision: str = "fp32",
         threads: int | None = None,
         verify_hashes: bool = True,
+        trust: bool = False,
         **arguments: Unpack[Arguments],
     ) -> Self:
         """Opens a bundle and a rollout of it; closing the rollout closes the sessions.
@@ -132,20 +143,23 @@ class Rollout(Closing):
             precision: what it computes in. 'fp32' is exact, 'bf16' twice as fast where the CPU has it, and close;
                 'fp16' is for GPUs.
             threads: CPU threads; None lets the engine decide.
+            trust: compiled engines in a bundle are native code, which can do anything: 'auto' takes them only from a
+                bundle that is trusted, such as one's own. Who names 'tensorrt' or 'rtx' trusts the bundle.
             verify_hashes: read every file of the folder to compare its SHA-256, while the engine loads.
             arguments: as in the class: z, w0, image, motion_seed, truncation, label, transfer, latent_stride,
                 latent_psnr_db.
         Raises: as the class; BundleError where the bundle is damaged; EngineError where the engine cannot be had.
         """
+        options: Options = {"engine": engine, "precision": precision, "threads": threads, "trust": trust}
         if isinstance(bundle, Bundle):
-            return cls._opened(bundle, seed, engine, precision, threads, arguments)
+            return cls._opened(Sessions(bundle, **options), seed, arguments)
         opened = Bundle.open(bundle, verify_hashes=False)
         if not verify_hashes:
-            return cls._opened(opened, seed, engine, precision, threads, arguments)
+            return cls._opened(Sessions(opened, **options), seed, arguments)
         with ThreadPoolExecutor(1) as pool:
             verification = pool.submit(opened.verify)
             try:
-                rollout = cls._opened(opened, seed, engine, precision, threads, arguments)
+                rollout = cls._opened(Sessions(opened, **options), seed, arguments)
             except StyleInVError:
                 verification.result()  # damage explains better why an engine did not load it
                 raise
@@ -155,14 +169,11 @@ class Rollout(Closing):
         return rollout
 
     @classmethod
-    def _opened(
-        cls, bundle: Bundle, seed: int, engine: str, precision: str, threads: int | None, arguments: Arguments
-    ) -> Self:
-        """A rollout with sessions of its own, everything loaded: what cannot be had is told now."""
-        sessions = Sessions(bundle, engine=engine, precision=precision, threads=threads)
+    def _opened(cls, sessions: Sessions, seed: int, arguments: Arguments) -> Self:
+        """A rollout that owns its sessions, everything loaded: what cannot be had is told now."""
         try:
             rollout = cls(sessions, seed, **arguments)
-            sessions.preload(rollout.transfer)
+            sessions.preload(rollout.transfer, fused=rollout._fused([rollout.transfer]))
         except BaseException:
             sessions.close()
             raise
@@ -172,7 +183,7 @@ class Rollout(Closing):
     @property
     def engine(self) -> str:
         """What computes the frames: engine, version and device."""
-        return self.sessions.session("synthesis", self.transfer).name
+        return self._drawing([self.transfer])[0].name
 
     @property
     def size(self) -> tuple[int, int]:
@@ -224,8 +235,8 @@ class Rollout(Closing):
             raise ValueError(
                 f"device: found {device!r}{' and out' if out is not None else ''}, expected cpu, or cuda alone"
             )
-        session = self.sessions.session("synthesis", self.transfer)
-        batch = session.run_on_device({"w": self._latents.at([t])}, ["frame"])["frame"]  # [1, H, W, 3]
+        (session,), inputs = self._drawing([self.transfer]), self._inputs([t], [self.transfer])
+        batch = session.run_on_device(inputs, ["frame"])["frame"]  # [1, H, W, 3]
         return dataclasses.replace(batch, shape=batch.shape[1:])
 
     def frames(
@@ -235,7 +246,8 @@ class Rollout(Closing):
 
         `batch` frames are computed at a time; None is one, or two with strided latents. The same batch size gives the
         same bytes; another one may differ by a level, where an engine then adds in another order. Each frame is a new
-        array, or `out`, written over with the next one each time. Raises, as it goes, what `rollout.frame` raises.
+        array, or `out`, written over with the next one each time. A GPU computes the next `batch` meanwhile, so it is
+        asked for one of them earlier. Raises, as it goes, what `rollout.frame` raises.
         """
         check_out(out, (*self.size, 3))
         return (owned(frame, out) for (frame,) in self._rendered(ts, [self.transfer], batch))
@@ -283,6 +295,13 @@ class Rollout(Closing):
     ) -> Iterator[FrameIndex]:
         """The frame indices that `play` plays; arguments and errors as there."""
         return playing_times(self.bundle.frame_rate, fps, start, speed, count)
+
+    def warm_up(self, t: FrameIndex = 0) -> None:
+        """Computes what comes before the picture at t, once per clip or graph, so that the next frame takes no longer
+        than others. Raises as `rollout[t]`."""
+        session, inputs = self._drawing([self.transfer])[0], self._inputs([t], [self.transfer])
+        if session.overlaps:  # a GPU's first runs take long
+            session.run(inputs, ["frame"])
 
     def splice(self, motion_seed: int, anchor: int, fade: int = 1) -> Self:
         """A rollout that moves like this one up to an anchor, then, `fade` anchors later, by another motion seed.
@@ -355,17 +374,28 @@ class Rollout(Closing):
         """At each frame index its picture by each generator; the arrays are parts of larger ones."""
         if batch is None:
             batch = 1 if self.latent_stride == 1 else STRIDED_BATCH
+        runs = ((self._submitted(filled, transfers), wanted) for filled, wanted in batches(ts, batch))
         return itertools.chain.from_iterable(
-            itertools.islice(self._drawn(self._latents.at(filled), transfers), wanted)
-            for filled, wanted in batches(ts, batch)
+            itertools.islice(zip(*(run.result()["frame"] for run in drawing), strict=True), wanted)
+            for drawing, wanted in one_ahead(runs, lambda: any(each.overlaps for each in self._drawing(transfers)))
         )
 
-    def _drawn(self, latents: Latents, transfers: Sequence[str | None]) -> Iterator[tuple[Frame, ...]]:
-        """For each latent of [B, W] its picture by each generator."""
-        return zip(
-            *(
-                self.sessions.session("synthesis", transfer).run({"w": latents}, ["frame"])["frame"]
-                for transfer in transfers
-            ),
-            strict=True,
-        )
+    def _submitted(self, ts: Sequence[FrameIndex], transfers: Sequence[str | None]) -> list[Pending]:
+        """Asks for the frames at these frame indices, by each generator."""
+        inputs = self._inputs(ts, transfers)
+        return [session.submit(inputs, ["frame"]) for session in self._drawing(transfers)]
+
+    def _drawing(self, transfers: Sequence[str | None]) -> list[Session]:
+        """What draws the frames, for each of the generators."""
+        if self._fused(transfers):
+            return [self.sessions.session(FUSED_GRAPH)]
+        return [self.sessions.session("synthesis", transfer) for transfer in transfers]
+
+    def _inputs(self, ts: Sequence[FrameIndex], transfers: Sequence[str | None]) -> Arrays:
+        """What that takes to draw the frames at these frame indices."""
+        return self._latents.encoder_inputs(ts) if self._fused(transfers) else {"w": self._latents.at(ts)}
+
+    def _fused(self, transfers: Sequence[str | None]) -> bool:
+        """Whether frames come straight from time codes: every latent is the encoder's, and one generator draws."""
+        exact = self._timeline is not None and self.latent_stride == 1
+        return exact and list(transfers) == [None] and self.sessions.fused

@@ -21,7 +21,8 @@ from styleinv.runtime.frames import check_out
 from styleinv.runtime.latents import Latents
 from styleinv.runtime.motion import FrameIndex
 from styleinv.runtime.rollout import Rollout
-from styleinv.runtime.sessions.base import Arrays
+from styleinv.runtime.sessions import FUSED_GRAPH, Session
+from styleinv.runtime.sessions.base import Arrays, Pending, one_ahead
 
 Frames = npt.NDArray[np.uint8]  # [B, H, W, 3], RGB
 FrameIndices = Sequence[FrameIndex] | npt.NDArray[np.integer[Any] | np.floating[Any]]  # one for each rollout
@@ -69,22 +70,14 @@ class RolloutBatch:
         Raises: as `Rollout.frame`; ValueError where there is not one frame index for each.
         """
         check_out(out, (len(self), *self.rollouts[0].size, 3))
-        session = self._sessions.session("synthesis", self._transfer)
-        frames: Frames = session.run({"w": self.latents(ts)}, ["frame"])["frame"]
-        if out is None:
-            return frames
-        np.copyto(out, frames)
-        return out
+        return _written(self._submitted(ts), out)
 
     def latents(self, ts: FrameIndex | FrameIndices) -> Latents:
         """Each rollout's latent at its own frame index, or all at one: float32 [B, W]. Raises as `frames_at`."""
         pairs = list(zip(self.rollouts, self._one_for_each(ts), strict=True))
         if not self._together:
             return np.concatenate([rollout.latents([t]) for rollout, t in pairs])
-        v = np.concatenate([rollout.time_codes([t]) for rollout, t in pairs])
-        if self._conditions is None:
-            self._conditions = joined_conditions([rollout.clip for rollout in self.rollouts])
-        return self._sessions.session("latent").run({**self._conditions, "v": v}, ["w"])["w"]
+        return self._sessions.session("latent").run(self._encoder_inputs(ts), ["w"])["w"]
 
     def play(
         self,
@@ -99,7 +92,30 @@ class RolloutBatch:
         is at its beginning. `start` is one frame index for all, or one for each. Raises as `Rollout.play`."""
         starts = self._one_for_each(start)
         times = [rollout.times(fps, t, speed, count) for rollout, t in zip(self.rollouts, starts, strict=True)]
-        return (self.frames_at(ts, out=out) for ts in zip(*times, strict=False))
+        check_out(out, (len(self), *self.rollouts[0].size, 3))
+        runs = (self._submitted(ts) for ts in zip(*times, strict=False))
+        return (_written(run, out) for run in one_ahead(runs, lambda: self._drawing().overlaps))
+
+    def _submitted(self, ts: FrameIndex | FrameIndices) -> Pending:
+        inputs = self._encoder_inputs(ts) if self._fused else {"w": self.latents(ts)}
+        return self._drawing().submit(inputs, ["frame"])
+
+    def _drawing(self) -> Session:
+        return (
+            self._sessions.session(FUSED_GRAPH) if self._fused else self._sessions.session("synthesis", self._transfer)
+        )
+
+    @property
+    def _fused(self) -> bool:
+        return self._together and self._transfer is None and self._sessions.fused
+
+    def _encoder_inputs(self, ts: FrameIndex | FrameIndices) -> Arrays:
+        """What the encoder takes for all of them together."""
+        pairs = zip(self.rollouts, self._one_for_each(ts), strict=True)
+        v = np.concatenate([rollout.time_codes([t]) for rollout, t in pairs])
+        if self._conditions is None:
+            self._conditions = joined_conditions([rollout.clip for rollout in self.rollouts])
+        return {**self._conditions, "v": v}
 
     def _one_for_each(self, ts: FrameIndex | FrameIndices) -> FrameIndices:
         """As many frame indices as rollouts, of one for all or of as many. Raises ValueError where there are not."""
@@ -108,3 +124,12 @@ class RolloutBatch:
         if len(ts) != len(self):
             raise ValueError(f"ts: found {len(ts)} frame indices, expected one for each of {len(self)} rollouts")
         return ts
+
+
+def _written(run: Pending, out: Frames | None) -> Frames:
+    """The frames of a run, or `out`, with them written into it."""
+    frames: Frames = run.result()["frame"]
+    if out is None:
+        return frames
+    np.copyto(out, frames)
+    return out

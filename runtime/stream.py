@@ -62,7 +62,11 @@ def main(argv: list[str]) -> int:
     rows, columns = arguments.grid
     transfers = [None, arguments.transfer] if arguments.side_by_side else [arguments.transfer]
     with Sessions(
-        bundle, engine=arguments.engine, precision=arguments.precision, threads=arguments.threads
+        bundle,
+        engine=arguments.engine,
+        precision=arguments.precision,
+        threads=arguments.threads,
+        trust=arguments.trust,
     ) as sessions:
         rollouts = _rollouts(sessions, arguments)
         engine = rollouts[0].engine
@@ -70,7 +74,7 @@ def main(argv: list[str]) -> int:
         strided = f", the encoder every {stride} frames" if stride > 1 else ""
         print(f"{arguments.bundle}: playing on {engine}{strided}", file=sys.stderr)
         for rollout in rollouts:
-            rollout.latents([arguments.start])  # loads the graphs, so that the timings are those of steady playing
+            rollout.warm_up(arguments.start)  # loads the graphs, so that the timings are those of steady playing
         count = frame_count(arguments, rollouts[0], fps)
         plays = [
             rollout.renderings(rollout.times(fps, arguments.start, arguments.speed, count), transfers, arguments.batch)

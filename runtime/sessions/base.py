@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,25 +21,66 @@ from styleinv.runtime.errors import EngineError
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
+Item = TypeVar("Item")
 
 BOUND_SHAPES = 2  # batch sizes that a session is kept ready for; one more makes it forget the one used longest ago
 
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """How a session runs: `precision` is what it computes in (fp32, fp16 or bf16), `threads` the CPU threads of one
-    run, None for as many as the engine finds best."""
+    """How a session runs: `precision` is what it computes in, `threads` the CPU threads of one run, None for as many as
+    the engine finds best."""
 
     precision: str = "fp32"
     threads: int | None = None
 
 
+class Pending(Protocol):
+    """A run that was asked for. It may be asked for its result from any thread, or never."""
+
+    def result(self) -> Arrays:
+        """What `Session.run` returns, the same arrays each time; waits for them. Raises as `Session.run`."""
+
+
+class Deferred:
+    """A run that takes place when its result is asked for."""
+
+    def __init__(self, run: Callable[[], Arrays]) -> None:
+        self._run = functools.cache(run)
+
+    def result(self) -> Arrays:
+        return self._run()
+
+
+def one_ahead(items: Iterable[Item], overlap: Callable[[], bool]) -> Iterator[Item]:
+    """Yields the items, each when the one after it has been drawn, if they overlap, as runs that are submitted may.
+    Where drawing one fails, the one before it still comes."""
+    waiting: list[Item] = []
+    most = 1 if overlap() else 0
+    try:
+        for item in items:
+            waiting.append(item)
+            if len(waiting) > most:
+                yield waiting.pop(0)
+    except Exception:
+        yield from waiting
+        raise
+    yield from waiting
+
+
 class Session(Protocol):
-    """A loaded graph. `run` may be called from several threads; a closed session refuses to run."""
+    """A loaded graph. `run` may be called from several threads; a closed session refuses to run.
+
+    An input array that is read-only is taken not to change: passed again, it need not be copied again.
+    """
 
     @property
     def name(self) -> str:
         """Engine, device and precision, for people: 'onnxruntime 1.20 (CPU, fp32)'."""
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether what is submitted is computed at once, beside the program, so that it pays to submit a run ahead."""
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]], outputs: Iterable[str] | None = None) -> Arrays:
         """Runs the graph.
@@ -49,6 +91,10 @@ class Session(Protocol):
         Returns: new arrays by name, C-contiguous, owned by the caller.
         Raises: EngineError where an input or output does not fit the graph, or the engine fails.
         """
+
+    def submit(self, inputs: Mapping[str, npt.NDArray[Any]], outputs: Iterable[str] | None = None) -> Pending:
+        """As `run`, without waiting for the result. The inputs may be changed when it returns where the session
+        overlaps; elsewhere they are read, and errors raised, when the result is asked for."""
 
     def run_on_device(self, inputs: Mapping[str, npt.NDArray[Any]], outputs: Iterable[str]) -> dict[str, DeviceArray]:
         """As `run`, but the outputs stay on the GPU, finished. Raises EngineError where the session is on no GPU."""
@@ -69,6 +115,8 @@ class CpuSession(Closing):
     An engine's session prepares a `Bound` for a batch size; `run` attaches the caller's arrays to it, without copying
     them, and copies the outputs that are wanted, since the next run overwrites them.
     """
+
+    overlaps = False
 
     def __init__(self, graph: GraphSpec, name: str) -> None:
         self.graph, self.name = graph, name
@@ -92,6 +140,10 @@ class CpuSession(Closing):
                 return self.bound(batch).run(inputs, wanted)
             except Exception as error:  # the engines' exceptions share no base class
                 raise EngineError(f"{self.graph.file}: {self.name} failed: {error}") from error
+
+    def submit(self, inputs: Mapping[str, Array], outputs: Iterable[str] | None = None) -> Pending:
+        """A run that takes place when its result is asked for: nothing is computed ahead of what is shown."""
+        return Deferred(lambda: self.run(inputs, outputs))
 
     def run_on_device(self, inputs: Mapping[str, Array], outputs: Iterable[str]) -> dict[str, DeviceArray]:
         """Raises EngineError: there is no GPU."""
@@ -135,15 +187,18 @@ class Bound:
 
     def __init__(self, buffers: Arrays, attach: Callable[[str, Array], None], compute: Callable[[], object]) -> None:
         self._buffers, self._attach, self._compute = buffers, attach, compute
-        self._inputs: Arrays = {}
+        self._inputs: dict[str, tuple[Array, Array]] = {}  # as the caller passed it, and what is attached for it
 
     def run(self, inputs: Mapping[str, Array], outputs: Iterable[str]) -> Arrays:
         """Computes; the result is new arrays of the outputs named."""
         for name, array in inputs.items():
-            if self._inputs.get(name) is not array:
+            passed, shared = self._inputs.get(name, (None, None))
+            if passed is not array or (
+                shared is not array and array.flags.writeable
+            ):  # a copy, and it may have changed
                 shared = np.require(array, requirements=("C", "W"))  # engines want arrays that they could write
                 self._attach(name, shared)
-                self._inputs[name] = shared  # not `array`: one that was copied is copied anew, as it may have changed
+                self._inputs[name] = array, shared
         self._compute()
         return {name: self._buffers[name].copy() for name in outputs}
 

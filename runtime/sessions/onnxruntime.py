@@ -11,13 +11,15 @@ from styleinv.runtime.errors import EngineError
 from styleinv.runtime.sessions.base import Array, Bound, CpuSession, SessionOptions, check_file_names, output_buffers
 
 
-def open_session(graph: GraphSpec, options: SessionOptions) -> OnnxRuntimeSession:
+def open_session(engine: str, graph: GraphSpec, options: SessionOptions) -> OnnxRuntimeSession:
     """Loads one graph. Raises EngineError (see `OnnxRuntimeSession`)."""
     return OnnxRuntimeSession(graph, options)
 
 
-def obstacle(precision: str) -> str | None:
+def obstacle(engine: str, precision: str) -> str | None:
     """Why this machine has no session in this precision, in words; None where it has."""
+    if engine != "onnxruntime":
+        return "this machine has no such provider"
     try:
         import_onnxruntime()
     except EngineError as error:

@@ -19,12 +19,12 @@ HINTS = {"fp32": "f32", "bf16": "bf16"}  # said always: OpenVINO's own default o
 EXACT_GRAPHS = ("mapping", "inversion")
 
 
-def open_session(graph: GraphSpec, options: SessionOptions) -> OpenVinoSession:
+def open_session(engine: str, graph: GraphSpec, options: SessionOptions) -> OpenVinoSession:
     """Loads one graph. Raises EngineError (see `OpenVinoSession`)."""
     return OpenVinoSession(graph, options)
 
 
-def obstacle(precision: str) -> str | None:
+def obstacle(engine: str, precision: str) -> str | None:
     """Why this machine has no session in this precision, in words; None where it has."""
     try:
         openvino = import_openvino()

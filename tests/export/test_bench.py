@@ -8,15 +8,16 @@ import math
 import subprocess
 import sys
 import types
+from collections import defaultdict
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from styleinv.export import bench, bench_command, bench_machine
-from styleinv.export.bench_csv import COLUMNS, append_row
+from styleinv.export.bench_csv import COLUMNS, append_rows
 from styleinv.export.bench_machine import Convolutions
-from styleinv.export.bench_playing import Played, TimedSessions, jitter, play
+from styleinv.export.bench_playing import Played, TimedSession, TimedSessions, jitter, play
 from styleinv.export.bench_report import as_json, as_table
 from styleinv.export.bench_start import Settings
 from styleinv.runtime.bundle import Bundle
@@ -225,7 +226,7 @@ def test_rows_go_below_each_other(small_bundle, tmp_path, quick, capsys):
 def test_a_row_starts_a_line_of_its_own(tmp_path):
     file = tmp_path / "bench.csv"
     file.write_text(",".join(COLUMNS))  # an editor took the last line's end away
-    append_row(file, dict.fromkeys(COLUMNS, 0.123456789))
+    append_rows(file, [dict.fromkeys(COLUMNS, 0.123456789)])
     assert file.read_text() == ",".join(COLUMNS) + "\n" + ",".join(["0.12346"] * len(COLUMNS)) + "\n"
 
 
@@ -277,6 +278,31 @@ def test_graphs_are_timed_and_their_shares_add_up(small_bundle):
     assert played.milliseconds.tolist() == [5000.0] * 5
     assert played.shares() == pytest.approx({"latent": 0.2, "synthesis": 0.2, "host": 0.6})
     assert sum(played.shares().values()) == pytest.approx(1.0)
+
+
+def test_asking_for_a_run_and_waiting_for_it_are_timed():
+    """The session takes a second to submit, the program another ten until it asks for the result, two to wait."""
+    clock, seconds, arrays = FakeClock(), defaultdict(float), {"w": np.zeros(1)}
+
+    def passes(duration, found):
+        clock.seconds += duration
+        return found
+
+    pending = types.SimpleNamespace(result=lambda: passes(2.0, arrays))
+    session = types.SimpleNamespace(overlaps=True, submit=lambda inputs, outputs: passes(1.0, pending))
+    timed = TimedSession(session, "latent", seconds, clock)
+    assert timed.overlaps
+    submitted = timed.submit({}, ["w"])
+    clock.seconds += 10.0
+    assert seconds == {"latent": 1.0}
+    assert submitted.result() is arrays and seconds == {"latent": 3.0}
+
+
+def test_only_those_that_play_on_a_cpu_are_held_to_its_convolutions(small_bundle, quick, monkeypatch):
+    monkeypatch.setattr(bench, "ON_CPU", ())
+    result = bench.measure(Settings(str(small_bundle), engine="onnxruntime", frames=2), None, lambda text: None)
+    assert result.convolutions == "onnxruntime plays on a GPU, and only those of CPUs are measured"
+    assert result.share_of_peak is None
 
 
 def test_jitter():
@@ -336,7 +362,7 @@ def test_eager_draws_what_the_model_draws(small_bundle, small_checkpoint):
     from styleinv.runtime.sessions import Sessions
 
     with Sessions(Bundle.open(small_bundle), engine="onnxruntime") as sessions:
-        eager = Eager(small_checkpoint, sessions, seed=5)
+        eager = Eager(small_checkpoint, sessions.bundle, seed=5)
         ts = [0, 3, 1000]
         found = np.stack(list(Rollout(sessions, 5).frames(ts)))
     whole, kept = eager.frames(ts), eager.frames(ts, keep_content=True)

@@ -28,9 +28,10 @@ def sessions_of(findings):
 
 def test_sessions_are_those_that_this_machine_has():
     found = sessions_of(doctor.examine())
-    assert found.keys() == {(engine, precision) for engine in (*ENGINES, "auto") for precision in PRECISIONS}
+    computes = {(name, precision) for name, engine in ENGINES.items() for precision in engine.graphs}
+    assert found.keys() == computes | {("auto", precision) for precision in PRECISIONS}
     for engine in ENGINES:
-        for precision in PRECISIONS:
+        for precision in ENGINES[engine].graphs:
             reason = obstacle(engine, precision)
             assert found[engine, precision] == (engine if reason is None else None, reason)
     assert found["auto", "fp32"] == (choose_engine(), None)
@@ -109,8 +110,8 @@ def test_without_any_engine_the_status_is_2(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert cli.main(["doctor"]) == 2
     printed, error = capsys.readouterr()
-    assert "  openvino     fp32  no: the engine openvino cannot be had" in printed
-    assert error.startswith("styleinv: error: sessions: found none that loads, expected one of openvino, onnxruntime")
+    assert "  openvino              fp32  no: the engine openvino cannot be had" in printed
+    assert error.startswith("styleinv: error: sessions: found none that loads, expected one of tensorrt, rtx, ")
     assert "pip install 'styleinv[runtime-cpu]'" in error
     assert cli.main(["doctor", "--json"]) == 2
     assert not any(row["loads"] for row in json.loads(capsys.readouterr().out)["sessions"])
@@ -120,8 +121,11 @@ def test_without_one_engine_the_other_is_taken(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "openvino", None)
     assert cli.main(["doctor"]) == 0
     printed = capsys.readouterr().out
-    assert "  onnxruntime  fp32  loads\n" in printed and "  auto         fp32  takes onnxruntime\n" in printed
-    assert "  auto         bf16  no: precision: found bf16, for which this machine has no engine" in printed
+    assert (
+        "  onnxruntime           fp32  loads\n" in printed
+        and "  auto                  fp32  takes onnxruntime\n" in printed
+    )
+    assert "  auto                  bf16  no: precision: found bf16, for which this machine has no engine" in printed
 
 
 @pytest.mark.parametrize(
@@ -155,12 +159,11 @@ def test_a_machine_that_says_nothing(monkeypatch, capsys):
 def test_a_bundles_graph_is_opened_and_not_run(make_bundle, tmp_path, monkeypatch):
     bundle = make_bundle(tmp_path / "sky.bundle", precisions=("fp16",))
     opened = []
-    for engine in ENGINES:
-        module = importlib.import_module(ENGINES[engine].module)
+    for module in {importlib.import_module(engine.module) for engine in ENGINES.values()}:
 
-        def open_session(graph, options, engine=engine, load=module.open_session):
+        def open_session(engine, graph, options, load=module.open_session):
             opened.append((engine, options.precision, graph.name, graph.precision))
-            return load(graph, options)
+            return load(engine, graph, options)
 
         monkeypatch.setattr(module, "open_session", open_session)
     monkeypatch.setattr(CpuSession, "run", lambda *arguments: pytest.fail("it ran"))
@@ -174,15 +177,19 @@ def test_a_bundles_graph_is_opened_and_not_run(make_bundle, tmp_path, monkeypatc
 
 
 def test_an_engine_that_does_not_open_the_graph(tiny, monkeypatch, capsys):
-    def fail(graph, options):
+    def fail(engine, graph, options):
         raise EngineError(f"{graph.file}: found a file that openvino does not load: illegal instruction")
 
     monkeypatch.setattr("styleinv.runtime.sessions.openvino.open_session", fail)
     assert cli.main(["doctor", str(tiny.path)]) == 0
     printed = capsys.readouterr().out
-    assert f"  openvino     fp32  no: {tiny.path}" in printed and "does not load: illegal instruction" in printed
-    assert f"  onnxruntime  fp16  no: {tiny.path}: precisions: found fp32, expected fp16: export again" in printed
-    assert "  onnxruntime  fp32  loads\n" in printed
+    assert (
+        f"  openvino              fp32  no: {tiny.path}" in printed and "does not load: illegal instruction" in printed
+    )
+    assert (
+        f"  onnxruntime           fp16  no: {tiny.path}: precisions: found fp32, expected fp16: export again" in printed
+    )
+    assert "  onnxruntime           fp32  loads\n" in printed
 
 
 def test_bundles_that_are_none_end_with_status_2(damaged, tmp_path, capsys):

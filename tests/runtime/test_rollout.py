@@ -266,8 +266,8 @@ def test_open_refuses(tmp_path, tiny, monkeypatch):
         Rollout.open(tmp_path / "nowhere")
     with pytest.raises(EngineError, match="found 'abacus', expected one of auto"):
         Rollout.open(tiny.path, engine="abacus")
-    with pytest.raises(EngineError, match="precision: found 'fp8', expected one of fp32, fp16, bf16"):
-        Rollout.open(tiny.path, precision="fp8")
+    with pytest.raises(EngineError, match="precision: found 'fp4', expected one of fp32, fp16, bf16"):
+        Rollout.open(tiny.path, precision="fp4")
     with pytest.raises(BundleError, match="precisions: found fp32, expected fp16: export again with"):
         Rollout.open(tiny.path, precision="fp16")
     monkeypatch.setitem(sys.modules, "openvino", None)

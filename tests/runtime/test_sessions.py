@@ -72,6 +72,31 @@ def test_inputs_that_cannot_be_written(bundle, tiny, engine):
     np.testing.assert_allclose(image.reshape(-1), np.tanh(w[0] @ tiny.weights["S"]), atol=1e-5)
 
 
+def test_what_is_submitted_is_computed_when_it_is_asked_for(bundle, tiny, engine):
+    w = np.zeros((1, 12), np.float32)
+    with open_session(engine, bundle, "synthesis") as session:
+        run = session.submit({"w": w}, ["image"])
+        w[:] = 1.0
+        image = run.result()["image"]
+        assert not session.overlaps and run.result()["image"] is image
+        wrong = session.submit({}, ["image"])
+        with pytest.raises(EngineError, match="inputs of graph synthesis: found none"):
+            wrong.result()
+    np.testing.assert_allclose(image.reshape(-1), np.tanh(w[0] @ tiny.weights["S"]), atol=1e-5)
+
+
+@pytest.mark.parametrize("writeable", [True, False])
+def test_inputs_that_must_be_copied_are_copied_again_where_they_can_change(bundle, engine, writeable):
+    w = np.random.default_rng(0).standard_normal((12, 1)).astype(np.float32).repeat(2, 1).T
+    w.flags.writeable = writeable
+    with open_session(engine, bundle, "synthesis") as session:
+        copies = []
+        for _ in range(2):
+            session.run({"w": w})
+            copies.append(session.bound(2)._inputs["w"][1])
+    assert (copies[0] is copies[1]) is not writeable
+
+
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
@@ -131,13 +156,16 @@ def test_automatic_choice_without_openvino(monkeypatch):
     assert choose_engine() == "onnxruntime"
     with pytest.raises(EngineError, match=r"openvino in fp32: the engine openvino cannot be had .*pip install"):
         choose_engine("openvino")
-    with pytest.raises(EngineError, match=r"found bf16, for which this machine has no engine \(openvino: .*; onnxrun"):
+    with pytest.raises(
+        EngineError,
+        match=r"found bf16, for which this machine has no engine \(onnxruntime-cuda: .*; openvino: .*; onnxrun",
+    ):
         choose_engine(precision="bf16")
 
 
 def test_pairs_that_cannot_be_say_why():
-    assert obstacle("onnxruntime", "bf16") == "this engine computes in fp32 and fp16 on a CPU"
-    assert obstacle("openvino", "fp16") == "this engine computes in fp32 and bf16 on a CPU"
+    assert obstacle("onnxruntime", "bf16") == "this engine computes in fp32, fp16, fp8, int8"
+    assert obstacle("openvino", "fp16") == "this engine computes in fp32, bf16"
     assert obstacle("openvino", "fp32") is None and obstacle("onnxruntime", "fp32") is None
 
 
@@ -189,7 +217,10 @@ def test_openvino_in_bfloat16_is_close_and_not_equal(bundle):
 
 
 def test_unknown_engine(bundle):
-    with pytest.raises(EngineError, match="engine: found 'cuda', expected one of auto, openvino, onnxruntime"):
+    with pytest.raises(
+        EngineError,
+        match="engine: found 'cuda', expected one of auto, tensorrt, rtx, onnxruntime-cuda, openvino, onnxruntime",
+    ):
         choose_engine("cuda")
     with pytest.raises(EngineError, match="found 'cuda'"):
         Sessions(bundle, engine="cuda")

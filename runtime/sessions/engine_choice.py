@@ -1,0 +1,107 @@
+"""Which engine of a bundle fits this machine: built by the library's own version, for this GPU, for the batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from styleinv.runtime.bundle import Bundle, EngineSpec, GraphSpec
+from styleinv.runtime.errors import EngineError
+
+# What TensorRT for RTX finds wrong with an engine, by the bits of its EngineInvalidityDiagnostics.
+FINDINGS = {
+    1: "another version of the library built it",
+    2: "it was built for GPUs of other compute capabilities",
+    4: "the GPU's driver is too old for it",
+    8: "the CUDA runtime is too old for it",
+    16: "the GPU has too little memory for it",
+    32: "its file is damaged",
+    64: "CUDA gave an error: no GPU, or one that cannot be used",
+}
+
+
+@dataclass(frozen=True)
+class Here:
+    """What this machine has: the library's version and the GPU's compute capability."""
+
+    version: str
+    compute_capability: str
+
+
+@dataclass(frozen=True)
+class CompiledGraph:
+    """An engine and the graph that it is to compute; where it was built from another, it takes over that one's
+    weights."""
+
+    engine: EngineSpec
+    graph: GraphSpec
+
+
+def engine_for(bundle: Bundle, engine: str, graph: GraphSpec, here: Here | None = None) -> CompiledGraph:
+    """The engine of the bundle, for the session of this name, that was compiled from this graph, or can be refitted
+    with its weights; the newest, where several fit. Without `here` any does.
+
+    Raises: EngineError where none fits, listing those that there are and saying how to build one.
+    """
+    own = [spec for spec in bundle.engines if spec.engine == engine and spec.graph == graph]
+    compiled = own or [spec for spec in bundle.engines if spec.engine == engine and _can_become(spec, graph)]
+    fitting = [spec for spec in compiled if here is None or misfit(spec, here) is None]
+    if fitting:
+        return CompiledGraph(fitting[-1], graph)
+    others = [spec for spec in bundle.engines if spec.engine == engine]
+    found = "; ".join(_described(spec, here) for spec in compiled or others) or "none"
+    target = None if here is None else here.compute_capability
+    raise EngineError(
+        f"{bundle.path}: engines of {graph.file.relative_to(bundle.path)} for {engine}: found {found}, expected one in "
+        f"{graph.precision}{'' if here is None else _wanted(here)}: build it with "
+        f"`{rebuild_command(engine, graph.precision, target, str(bundle.path))}`"
+    )
+
+
+def misfit(spec: EngineSpec, here: Here) -> str | None:
+    """Why this machine cannot load an engine, in words; None where it can."""
+    if spec.version != here.version:
+        return f"built by version {spec.version}, where {here.version} is installed"
+    if here.compute_capability not in spec.targets:
+        return f"built for compute capability {', '.join(spec.targets)}, where the GPU has {here.compute_capability}"
+    return None
+
+
+def check_batch(spec: EngineSpec, batch: int) -> None:
+    """Raises EngineError where the engine does not take this batch."""
+    least, best, largest = spec.batch
+    if not least <= batch <= largest:
+        wanted = min(least, batch), best, max(largest, batch)
+        command = rebuild_command(spec.engine, spec.graph.precision, " ".join(spec.targets), batch=wanted)
+        raise EngineError(f"{spec.file}: batch: found {batch}, expected {least} to {largest}; others take `{command}`")
+
+
+def rebuild_command(
+    engine: str,
+    precision: str,
+    compute_capability: str | None = None,
+    bundle: str = "BUNDLE",
+    batch: tuple[int, int, int] | None = None,
+) -> str:
+    """The command that builds the engines of a bundle. TensorRT builds for the GPU at hand, so it is not told which."""
+    target = f" --compute-capability {compute_capability or '8.9'}" if engine == "rtx" else ""
+    sizes = "" if batch is None else " --batch {} {} {}".format(*batch)
+    return f"styleinv export {bundle} --engine {engine} --precision {precision}{target}{sizes}"
+
+
+def findings(diagnostics: int) -> str:
+    """The words for the bits that TensorRT for RTX sets where an engine is of no use to it."""
+    return "; ".join(words for bit, words in FINDINGS.items() if diagnostics & bit) or f"its finding {diagnostics}"
+
+
+def _can_become(spec: EngineSpec, graph: GraphSpec) -> bool:
+    """Whether it is refittable, and the graph another style's; export left such an engine out only where it can."""
+    return spec.refittable and (spec.graph.name, spec.graph.precision) == (graph.name, graph.precision)
+
+
+def _described(spec: EngineSpec, here: Here | None) -> str:
+    reason = None if here is None else misfit(spec, here)
+    return f"{spec.graph.name} in {spec.graph.precision}" + ("" if reason is None else f", {reason}")
+
+
+def _wanted(here: Here) -> str:
+    return f" by version {here.version} for compute capability {here.compute_capability}"
