@@ -25,7 +25,7 @@ from tqdm import tqdm
 from styleinv.export.engine_build import Job, build_engine, supported_capabilities
 from styleinv.export.engine_cache import CachedEngine, cached, engine_key, graph_hash, keep
 from styleinv.export.lint import lint
-from styleinv.export.refit import can_refit
+from styleinv.export.refit import can_refit, check_refits
 from styleinv.runtime.bundle import Bundle, GraphSpec, file_sha256, write_manifest
 from styleinv.runtime.engine_library import ENGINE_LIBRARIES, import_engine_library
 from styleinv.runtime.errors import BundleError, EngineError
@@ -103,10 +103,10 @@ def add_engines(path: Path, options: Iterable[EngineOptions], *, progress: bool 
     """Builds engines from the graphs of the bundle folder `path` and adds them to it, in place of those that it has for
     the same graph, precision and GPUs. Several exports may add to one bundle at a time; a failure changes nothing.
 
-    Raises: as `build_engines` and `place_engines`; BundleError where the bundle is damaged, or was exported anew
-    meanwhile.
+    Raises: as `build_engines`, `place_engines` and `check_refitted`; BundleError where the bundle is damaged, or was
+    exported anew meanwhile.
     """
-    bundle = Bundle.open(path)
+    bundle, options = Bundle.open(path), list(options)
     built = build_engines(bundle, options, progress=progress)
     fresh = {_which(engine.fields) for engine in built}
     with _locked(path):
@@ -116,6 +116,13 @@ def add_engines(path: Path, options: Iterable[EngineOptions], *, progress: bool 
         kept = [entry for entry in manifest["engines"] if _which(entry) not in fresh]
         entries = [*kept, *place_engines(built, path)]
         write_manifest(path, {**manifest, "engines": entries})
+        try:
+            check_refitted(Bundle.open(path, verify_hashes=False), options)
+        except BaseException:
+            write_manifest(path, manifest)
+            for file in _files(entries) - _files(manifest["engines"]):
+                (path / file).unlink()
+            raise
         for file in _files(manifest["engines"]) - _files(entries):
             (path / file).unlink(missing_ok=True)
     return built
@@ -160,6 +167,16 @@ def place_engines(built: Iterable[BuiltEngine], folder: Path) -> list[dict[str, 
         if isinstance(error, OSError):
             raise BundleError(f"{folder}: engines: found {error}, expected room for them") from error
         raise
+
+
+def check_refitted(bundle: Bundle, options: Iterable[EngineOptions]) -> None:
+    """Has each transfer drawn by a refitted engine, on this machine's GPU, where engines are refittable.
+
+    Raises: EngineError where one does not draw what its graph does.
+    """
+    for each in options:
+        if each.refittable:
+            check_refits(bundle, each.engine, each.precision)
 
 
 def as_table(built: Sequence[BuiltEngine]) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from styleinv.export.engine_commands import polygraphy_commands
 from styleinv.export.official import describe_networks, read_model
 from styleinv.runtime.bundle import Bundle, EngineSpec
 from styleinv.runtime.errors import CheckpointError
@@ -29,8 +30,14 @@ def main(argv: list[str]) -> int:
         "path", type=Path, metavar="FILE", help="a .pkl or .safetensors file, or the folder of a bundle"
     )
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    parser.add_argument(
+        "--engine",
+        action="store_true",
+        help="of a bundle its engines alone, each with commands of Polygraphy, NVIDIA's tool, that look into it, build "
+        "and compare it",
+    )
     arguments = parser.parse_args(argv)
-    description = describe(arguments.path)
+    description = describe_engines(arguments.path) if arguments.engine else describe(arguments.path)
     print(json.dumps(description, indent=1) if arguments.json else as_text(description))
     return 0
 
@@ -113,9 +120,30 @@ def _describe_bundle(path: Path) -> dict[str, Any]:
     }
 
 
+def describe_engines(path: Path) -> dict[str, Any]:
+    """The engines of a bundle, as JSON's values. Raises BundleError where it is damaged, or none."""
+    bundle = Bundle.open(path)
+    engines = {_engine_name(engine): _describe_engine(bundle, engine) for engine in bundle.engines}
+    return {"file": str(path), "format": "bundle", "engines": engines or []}
+
+
+def _describe_engine(bundle: Bundle, engine: EngineSpec) -> dict[str, Any]:
+    return {
+        "graph": engine.graph.file.relative_to(bundle.path).as_posix(),
+        "compute_capabilities": list(engine.targets),
+        "batch": dict(zip(("least", "usual", "largest"), engine.batch, strict=True)),
+        "refittable": engine.refittable,
+        "key": engine.key,
+        "file": str(engine.file),
+        "bytes": engine.file.stat().st_size,
+        "log": str(engine.file.with_suffix(".log")),
+        "commands": {command.purpose: str(command) for command in polygraphy_commands(engine)},
+    }
+
+
 def _engine_name(engine: EngineSpec) -> str:
-    graph, targets = engine.graph, "/".join(engine.targets)
-    return f"{graph.name} {engine.engine} {engine.version} {graph.precision} for {targets}"
+    graph = engine.graph.name if engine.transfer is None else f"{engine.graph.name} of {engine.transfer}"
+    return f"{graph}, {engine.engine} {engine.version} {engine.precision} for {'/'.join(engine.targets)}"
 
 
 def _model_fields(kind: str, config: Config, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:

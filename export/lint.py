@@ -172,10 +172,9 @@ def _dynamic_axes(facts: Facts) -> Iterator[Complaint]:
     graph, batches = facts.model.graph, set()
     frozen_by = [_name(node) for node in _with_own_weights(facts) if _groups(node) > 1]
     cause = f", which the grouped convolution {frozen_by[0]} with weights for each sample freezes" if frozen_by else ""
-    inputs = {value.name for value in graph.input}
-    for value in [*graph.input, *graph.output]:
-        if value.name in facts.constants:  # in old files arrays are inputs, too
-            continue
+    arrays = {tensor.name for tensor in graph.initializer}
+    inputs = {value.name: value for value in graph.input if value.name not in arrays}  # in old files arrays are, too
+    for value in [*inputs.values(), *graph.output]:
         declared = declared_type(value).shape or ()
         follows = () if value.name in inputs or value.name not in facts.types else facts.types[value.name].shape or ()
         frozen = [size for size in (*declared[:1], *follows[:1]) if isinstance(size, int)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ OPSET = 20
 BFLOAT16_OPSET = 22  # the first whose convolutions take bfloat16
 WEIGHTS_FILE = "weights.bin"
 ALIGNMENT = 4096  # of each array in the weights file, so that it can be memory-mapped
+LARGEST_SHARED = 1024  # elements of the arrays of which the exporter keeps one where several are equal
 SMALLEST_EXTERNAL = 1024  # bytes; smaller arrays stay inside the graph
 
 
@@ -50,6 +52,7 @@ def export_onnx(graph: Graph, opset: int = OPSET) -> onnx.ModelProto:
     model.graph.value_info.extend(internal)
     for value in internal:
         model.graph.output.remove(value)
+    _part_small_arrays(model)
     _forget_origin(model)
     return model
 
@@ -121,6 +124,25 @@ def _name_batch(model: onnx.ModelProto, name: str) -> None:
                 f"graph {name}: {value.name}: found a fixed batch of {first.dim_value}, expected a dynamic one"
             )
         first.dim_param = "batch"
+
+
+def _part_small_arrays(model: onnx.ModelProto) -> None:
+    """Gives each use of a small array one of its own, named after the node and the input.
+
+    The exporter makes one array of equal ones, so models of the same shape would get different graphs by chance; an
+    engine can exchange its weights between graphs that are alike only.
+    """
+    graph = model.graph
+    small = {tensor.name: tensor for tensor in graph.initializer if math.prod(tensor.dims) <= LARGEST_SHARED}
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name in small:
+                node.input[index] = f"{node.name}.{index}"
+                own = graph.initializer.add()
+                own.CopyFrom(small[name])
+                own.name = node.input[index]
+    for tensor in small.values():
+        graph.initializer.remove(tensor)
 
 
 def _forget_origin(model: onnx.ModelProto) -> None:

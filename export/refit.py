@@ -26,6 +26,14 @@ def can_refit(graph: Path, other: Path) -> bool:
     return _without_weights(graph) == _without_weights(other)
 
 
+def check_refits(bundle: Bundle, engine: str, precision: str) -> None:
+    """`check_refit` of every transfer that has no engine of its own."""
+    with_own = {each.transfer for each in bundle.engines if (each.engine, each.precision) == (engine, precision)}
+    for transfer in bundle.transfers:
+        if transfer not in with_own:
+            check_refit(bundle, transfer, engine, precision)
+
+
 def check_refit(bundle: Bundle, transfer: str, engine: str, precision: str) -> None:
     """Refits an engine with a transfer's weights, on this machine's GPU, and looks at what it draws then.
 
@@ -48,6 +56,7 @@ def check_refit(bundle: Bundle, transfer: str, engine: str, precision: str) -> N
 
 def _without_weights(file: Path) -> bytes:
     model = onnx.load(file, load_external_data=False)
+    del model.graph.value_info[:]  # what follows from the rest
     for tensor in model.graph.initializer:
         for field in ("raw_data", "external_data", "data_location", "float_data", "int32_data", "int64_data"):
             tensor.ClearField(field)

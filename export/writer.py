@@ -34,7 +34,7 @@ from styleinv.export.eight_bits import (
     quantise,
     sample_latents,
 )
-from styleinv.export.engines import BuiltEngine, EngineOptions, build_engines, place_engines
+from styleinv.export.engines import BuiltEngine, EngineOptions, build_engines, check_refitted, place_engines
 from styleinv.export.forms import TARGETS
 from styleinv.export.latent_strides import measure_strides
 from styleinv.export.multiplications import multiply_accumulates
@@ -95,7 +95,7 @@ def export_bundle(
     CheckpointError where a checkpoint is of the wrong kind or does not fit the model; BundleError where `out` is in the
     way, or where a graph does not compute what the model computes (then nothing is left behind).
     """
-    additions = Additions(inversion, transfers or {})
+    additions, engines = Additions(inversion, transfers or {}), list(engines)
     additions.check(checkpoint)
     _check_word("noise", noise, NOISE_MODES)
     _check_word("target", target, TARGETS)
@@ -132,7 +132,7 @@ def export_bundle(
         built = build_engines(bundle, engines, progress=progress)
         manifest["engines"] = place_engines(built, folder)
         write_manifest(folder, manifest)
-        Bundle.open(folder)
+        check_refitted(Bundle.open(folder), engines)
     return Export(result, built)
 
 

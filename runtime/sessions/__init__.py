@@ -43,7 +43,7 @@ class Engine:
     automatic: bool = True  # whether 'auto' may take it; a compiled one it takes only where the bundle is trusted
 
 
-_TENSORRT, _ONNXRUNTIME = "styleinv.runtime.sessions.tensorrt", "styleinv.runtime.sessions.onnxruntime"
+_TENSORRT, _ONNXRUNTIME_GPU = "styleinv.runtime.sessions.tensorrt", "styleinv.runtime.sessions.onnxruntime_gpu"
 _ON_GPU = {"fp32": "fp32", "fp16": "fp16"}
 
 # In the order in which 'auto' tries them: a GPU is faster than a CPU, and there OpenVINO is faster than ONNX Runtime,
@@ -51,11 +51,13 @@ _ON_GPU = {"fp32": "fp32", "fp16": "fp16"}
 ENGINES = {
     "tensorrt": Engine(_TENSORRT, {name: name for name in PRECISIONS}, compiled=True),
     "rtx": Engine(_TENSORRT, {name: name for name in PRECISIONS}, compiled=True),
-    "onnxruntime-cuda": Engine(_ONNXRUNTIME, _ON_GPU),
+    "onnxruntime-cuda": Engine(_ONNXRUNTIME_GPU, _ON_GPU),
     "openvino": Engine("styleinv.runtime.sessions.openvino", {"fp32": "fp32", "bf16": "fp32"}),
-    "onnxruntime": Engine(_ONNXRUNTIME, {"fp32": "fp32", "fp16": "fp16", "fp8": "fp8", "int8": "int8"}),
-    "onnxruntime-tensorrt": Engine(_ONNXRUNTIME, _ON_GPU, automatic=False),
-    "onnxruntime-rtx": Engine(_ONNXRUNTIME, _ON_GPU, automatic=False),
+    "onnxruntime": Engine(
+        "styleinv.runtime.sessions.onnxruntime", {"fp32": "fp32", "fp16": "fp16", "fp8": "fp8", "int8": "int8"}
+    ),
+    "onnxruntime-tensorrt": Engine(_ONNXRUNTIME_GPU, _ON_GPU, automatic=False),
+    "onnxruntime-rtx": Engine(_ONNXRUNTIME_GPU, _ON_GPU, automatic=False),
 }
 
 PLAYED_GRAPHS = ("mapping", "synthesis", "content", "latent")  # that a clip takes

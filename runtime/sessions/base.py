@@ -131,15 +131,18 @@ class CpuSession(Closing):
     def run(self, inputs: Mapping[str, Array], outputs: Iterable[str] | None = None) -> Arrays:
         """Runs the graph; see `Session.run`."""
         with self._lock:
-            if self._closed:
-                raise EngineError(f"{self.graph.file}: found a closed session, expected an open one")
-            check_inputs(self.graph, inputs)
-            wanted = wanted_outputs(self.graph, outputs)
-            batch = next(iter(inputs.values())).shape[0]
+            batch, wanted = self.checked(inputs, outputs)
             try:
                 return self.bound(batch).run(inputs, wanted)
             except Exception as error:  # the engines' exceptions share no base class
                 raise EngineError(f"{self.graph.file}: {self.name} failed: {error}") from error
+
+    def checked(self, inputs: Mapping[str, Array], outputs: Iterable[str] | None) -> tuple[int, list[str]]:
+        """The batch of a run, and the names of its outputs. Raises EngineError as `run`."""
+        if self._closed:
+            raise EngineError(f"{self.graph.file}: found a closed session, expected an open one")
+        check_inputs(self.graph, inputs)
+        return next(iter(inputs.values())).shape[0], wanted_outputs(self.graph, outputs)
 
     def submit(self, inputs: Mapping[str, Array], outputs: Iterable[str] | None = None) -> Pending:
         """A run that takes place when its result is asked for: nothing is computed ahead of what is shown."""
@@ -177,30 +180,40 @@ class CpuSession(Closing):
 
 
 class Bound:
-    """Buffers of one batch size: output arrays that `compute` fills, and inputs as the caller passed them last.
+    """Buffers of one batch size: output arrays that a run fills, and inputs as the caller passed them last.
 
     Args:
         buffers: an array for each output, which the engine writes.
         attach: tells the engine where an input lies from now on.
-        compute: runs the graph.
+        run_engine: runs the graph.
+        copies: whether `attach` copies the input, so that it must be told again of one that may have changed.
     """
 
-    def __init__(self, buffers: Arrays, attach: Callable[[str, Array], None], compute: Callable[[], object]) -> None:
-        self._buffers, self._attach, self._compute = buffers, attach, compute
+    def __init__(
+        self,
+        buffers: Arrays,
+        attach: Callable[[str, Array], None],
+        run_engine: Callable[[], object],
+        copies: bool = False,
+    ) -> None:
+        self.buffers, self._attach, self._run_engine, self._copies = buffers, attach, run_engine, copies
         self._inputs: dict[str, tuple[Array, Array]] = {}  # as the caller passed it, and what is attached for it
 
-    def run(self, inputs: Mapping[str, Array], outputs: Iterable[str]) -> Arrays:
-        """Computes; the result is new arrays of the outputs named."""
+    def compute(self, inputs: Mapping[str, Array]) -> None:
+        """Attaches the inputs that are not, and runs the graph."""
         for name, array in inputs.items():
             passed, shared = self._inputs.get(name, (None, None))
-            if passed is not array or (
-                shared is not array and array.flags.writeable
-            ):  # a copy, and it may have changed
+            is_copy = self._copies or shared is not array
+            if passed is not array or (is_copy and array.flags.writeable):
                 shared = np.require(array, requirements=("C", "W"))  # engines want arrays that they could write
                 self._attach(name, shared)
                 self._inputs[name] = array, shared
-        self._compute()
-        return {name: self._buffers[name].copy() for name in outputs}
+        self._run_engine()
+
+    def run(self, inputs: Mapping[str, Array], outputs: Iterable[str]) -> Arrays:
+        """Computes; the result is new arrays of the outputs named."""
+        self.compute(inputs)
+        return {name: self.buffers[name].copy() for name in outputs}
 
 
 def output_buffers(graph: GraphSpec, batch: int) -> Arrays:

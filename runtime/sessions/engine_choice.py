@@ -71,7 +71,7 @@ def check_batch(spec: EngineSpec, batch: int) -> None:
     least, best, largest = spec.batch
     if not least <= batch <= largest:
         wanted = min(least, batch), best, max(largest, batch)
-        command = rebuild_command(spec.engine, spec.graph.precision, " ".join(spec.targets), batch=wanted)
+        command = rebuild_command(spec.engine, spec.precision, " ".join(spec.targets), batch=wanted)
         raise EngineError(f"{spec.file}: batch: found {batch}, expected {least} to {largest}; others take `{command}`")
 
 

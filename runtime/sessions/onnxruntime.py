@@ -18,8 +18,6 @@ def open_session(engine: str, graph: GraphSpec, options: SessionOptions) -> Onnx
 
 def obstacle(engine: str, precision: str) -> str | None:
     """Why this machine has no session in this precision, in words; None where it has."""
-    if engine != "onnxruntime":
-        return "this machine has no such provider"
     try:
         import_onnxruntime()
     except EngineError as error:
@@ -39,15 +37,9 @@ class OnnxRuntimeSession(CpuSession):
     def __init__(self, graph: GraphSpec, options: SessionOptions) -> None:
         onnxruntime = import_onnxruntime()
         super().__init__(graph, f"onnxruntime {onnxruntime.__version__} (CPU, {options.precision})")
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = options.threads or 0  # 0: as many as there are cores
-        settings.log_severity_level = 3  # errors only; warnings are about graph rewriting
-        # Each session has threads of its own. Where they wait by spinning, those of one graph take the cores from the
-        # next: a frame of 256 pixels then takes a fifth longer.
-        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session: Any = onnxruntime.InferenceSession(
-                str(graph.file), sess_options=settings, providers=["CPUExecutionProvider"]
+                str(graph.file), sess_options=session_settings(options), providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # its exceptions share no base class
             raise EngineError(f"{graph.file}: found a file that onnxruntime does not load: {error}") from error
@@ -70,6 +62,17 @@ class OnnxRuntimeSession(CpuSession):
 
     def release(self) -> None:
         self._session = None
+
+
+def session_settings(options: SessionOptions) -> Any:
+    """`onnxruntime.SessionOptions` of all sessions on any provider."""
+    settings = import_onnxruntime().SessionOptions()
+    settings.intra_op_num_threads = options.threads or 0  # 0: as many as there are cores
+    settings.log_severity_level = 3  # errors only; warnings are about graph rewriting
+    # Each session has threads of its own. Where they wait by spinning, those of one graph take the cores from the next:
+    # a frame of 256 pixels then takes a fifth longer.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return settings
 
 
 def import_onnxruntime() -> Any:

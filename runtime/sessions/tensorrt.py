@@ -80,7 +80,7 @@ class TensorRtSession(Closing):
     def __init__(self, library: Any, device: Device, compiled: CompiledGraph) -> None:
         spec, self.graph = compiled.engine, compiled.graph
         self._library, self._device, self._spec = library, device, spec
-        self._rebuild = rebuild_command(spec.engine, spec.graph.precision, device.compute_capability)
+        self._rebuild = rebuild_command(spec.engine, spec.precision, device.compute_capability)
         if (reason := misfit(spec, Here(str(library.__version__), device.compute_capability))) is not None:
             raise self._refused(reason)
         content = _read(spec)

@@ -303,6 +303,13 @@ def test_an_output_that_does_not_follow_the_batch(declared):
     assert tuple(network.get_output(0).shape) == (2, 8)
 
 
+def test_an_output_that_depends_on_nothing():
+    """Builds, with one picture for any batch."""
+    model = graph("(float[batch, 8] x) => (float[1, 8] y) { y = Relu(k) }", k=(TensorProto.FLOAT, (1, 8)))
+    (finding,) = errors(model)
+    assert (finding.node, finding.found) == ("y", "a batch of 1, fixed")
+
+
 def test_batches_of_two_names():
     """Builds; but sessions give every input the same batch."""
     model = graph("(float[a, 8] x, float[b, 8] z) => (float[a, 8] y) { y = Add(x, z) }")
