@@ -127,13 +127,14 @@ def _name_batch(model: onnx.ModelProto, name: str) -> None:
 
 
 def _part_small_arrays(model: onnx.ModelProto) -> None:
-    """Gives each use of a small array one of its own, named after the node and the input.
+    """Gives each use of a small vector or number one of its own, named after the node and the input.
 
     The exporter makes one array of equal ones, so models of the same shape would get different graphs by chance; an
     engine can exchange its weights between graphs that are alike only.
     """
     graph = model.graph
-    small = {tensor.name: tensor for tensor in graph.initializer if math.prod(tensor.dims) <= LARGEST_SHARED}
+    vectors = [tensor for tensor in graph.initializer if len(tensor.dims) < 2]  # others are equal by intention only
+    small = {tensor.name: tensor for tensor in vectors if math.prod(tensor.dims) <= LARGEST_SHARED}
     for node in graph.node:
         for index, name in enumerate(node.input):
             if name in small:

@@ -80,7 +80,7 @@ def obstacle(engine: str, precision: str) -> str | None:
         return str(error)
     apart = engine == "onnxruntime-rtx" and importlib.util.find_spec(PLUGIN) is not None
     if not apart and provider.name not in onnxruntime.get_available_providers():
-        return f"onnxruntime {onnxruntime.__version__} has no {provider.name}; install `pip install '{provider.pip}'`"
+        return f"onnxruntime {onnxruntime.__version__} has no {provider.name}, which `pip install '{provider.pip}'` brings"
     version, reason = cuda_driver_version()
     return None if version else f"this machine has no driver for NVIDIA's GPUs ({reason})"
 

@@ -272,11 +272,11 @@ def test_graphs_are_timed_and_their_shares_add_up(small_bundle):
         rollout = Rollout(sessions, 3)
         expected = Rollout.open(small_bundle, 3)[4.0]
         assert rollout[4.0].tobytes() == expected.tobytes()
-        # a run is between two ticks, a frame between the two around those of its two runs
+        # The encoder's run is between two ticks. The synthesis is submitted between two, and waited for between two.
         played = play(rollout, sessions, settings, lambda: float(next(ticks)))
-    assert played.graph_milliseconds == {"latent": 1000.0, "synthesis": 1000.0}
-    assert played.milliseconds.tolist() == [5000.0] * 5
-    assert played.shares() == pytest.approx({"latent": 0.2, "synthesis": 0.2, "host": 0.6})
+    assert played.graph_milliseconds == {"latent": 1000.0, "synthesis": 2000.0}
+    assert played.milliseconds.tolist() == [7000.0] * 5
+    assert played.shares() == pytest.approx({"latent": 1 / 7, "synthesis": 2 / 7, "host": 4 / 7})
     assert sum(played.shares().values()) == pytest.approx(1.0)
 
 

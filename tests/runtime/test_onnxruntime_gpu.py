@@ -119,7 +119,7 @@ def test_obstacles(engine, monkeypatch):
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [HERE])
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     provider = module.PROVIDERS[engine].name
-    assert f"has no {provider}; install `pip install '" in obstacle(engine, "fp32")
+    assert f"has no {provider}, which `pip install '" in obstacle(engine, "fp32")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [provider, HERE])
     monkeypatch.setattr(module, "cuda_driver_version", lambda: (None, "libcuda.so.1 cannot be loaded"))
     assert obstacle(engine, "fp16") == "this machine has no driver for NVIDIA's GPUs (libcuda.so.1 cannot be loaded)"
