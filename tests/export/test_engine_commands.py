@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -93,3 +94,14 @@ def test_commands_of_tensorrt_name_no_other_gpus(bundle):
     write_manifest(bundle, manifest)
     lines = [str(command) for command in polygraphy_commands(Bundle.open(bundle).engines[0])]
     assert all(line.startswith("polygraphy ") and "--compute-capabilities" not in line for line in lines)
+
+
+def test_the_comparison_is_of_a_batch_that_the_engine_takes(bundle, tmp_path):
+    """Not of 1, Polygraphy's own choice; and a byte of a frame may be rounded up where the other is rounded down."""
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["engines"][0] |= {"graph": "synthesis", "batch": [2, 4, 8]}
+    write_manifest(bundle, manifest)
+    compare = polygraphy_commands(Bundle.open(bundle).engines[0])[3].arguments
+    finished = polygraphy(shlex.join(word for word in compare if word != "--trt"), tmp_path)  # all that takes no GPU
+    assert finished.returncode == 0 and "{w [dtype=float32, shape=(4, 12)]}" in finished.stdout, finished.stdout
+    assert compare[compare.index("--atol") + 2] == "frame:1"

@@ -1,9 +1,13 @@
 """ONNX Runtime's providers for GPUs: what is copied when, and that nothing falls back to the CPU. Where the class
 computes is data, so it runs on the CPU's provider here."""
 
+import gc
 import importlib.metadata
+import json
+import subprocess
 import sys
 import types
+import weakref
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ from styleinv.runtime import Bundle, EngineError, Rollout, Sessions
 from styleinv.runtime.machine import nvidia_gpus
 from styleinv.runtime.sessions import ENGINES, SessionOptions, obstacle, open_session
 from styleinv.runtime.sessions import onnxruntime_gpu as module
+from styleinv.runtime.sessions.base import BOUND_SHAPES
 from styleinv.runtime.sessions.onnxruntime import session_settings
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -19,29 +24,29 @@ NAMES = ("onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-rtx")
 HERE = "CPUExecutionProvider"
 
 
-def on_cpu(spec, provider=HERE):
+def provider(name=HERE):
+    return module.Provider(name, "none", "nothing", "it wants a GPU", lambda graph, precision: {})
+
+
+def on_cpu(spec, name=HERE):
     """The session of a GPU, with everything on the CPU."""
     options = SessionOptions()
-    return module.OnnxRuntimeGpuSession(spec, options, provider, session_settings(options), {HERE: {}}, device="cpu")
+    settings = session_settings(options)
+    return module.OnnxRuntimeGpuSession(spec, options, provider(name), settings, {HERE: {}}, module.ON_CPU)
 
 
 @pytest.fixture
 def copies(monkeypatch):
-    """How often inputs are copied to where they lie: to a new place, and over what was there."""
-    counted = {"new": 0, "updated": 0}
-    create, update = onnxruntime.OrtValue.ortvalue_from_numpy, onnxruntime.OrtValue.update_inplace
-
-    def counting_create(array, device, number):
-        counted["new"] += 1
-        return create(np.array(array), device, number)  # of a copy, as on a GPU: on the CPU it would share the array
+    """The inputs that are copied to where they lie, by their sizes."""
+    copied = []
+    update = onnxruntime.OrtValue.update_inplace
 
     def counting_update(value, array):
-        counted["updated"] += 1
+        copied.append(array.size)
         update(value, array)
 
-    monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_numpy", staticmethod(counting_create))
     monkeypatch.setattr(onnxruntime.OrtValue, "update_inplace", counting_update)
-    return counted
+    return copied
 
 
 def latent_inputs(bundle, batch=1):
@@ -83,16 +88,41 @@ def test_read_only_inputs_are_copied_once(tiny, copies):
         for name, array in inputs.items():
             array.flags.writeable = name == "v"
         session.run(inputs)
-        assert copies == {"new": len(inputs), "updated": 0}
-        for step in range(3):
+        assert sorted(copies) == sorted(array.size for array in inputs.values())
+        for _ in range(3):
             inputs["v"] += 0.1  # in place: the same array, another content
+            copies.clear()
             found = session.run(inputs)["w"]
-            assert copies == {"new": len(inputs), "updated": step + 1}
+            assert copies == [inputs["v"].size]
             np.testing.assert_array_equal(found, plain.run(inputs)["w"])
 
 
+def test_only_what_is_wanted_leaves_the_device(tiny):
+    bundle = Bundle.open(tiny.path)
+    w = np.ones((1, 12), np.float32)
+    with on_cpu(bundle.graph("synthesis")) as session, open_session("onnxruntime", bundle, "synthesis") as plain:
+        expected = plain.run({"w": w})
+        session.bound(1).buffers["image"][:] = 7.0
+        np.testing.assert_array_equal(session.run({"w": w}, ["frame"])["frame"], expected["frame"])
+        assert (session.bound(1).buffers["image"] == 7.0).all()
+        kept = session.run_on_device({"w": w}, ["frame"])
+        assert kept.keys() == {"frame"} and (session.bound(1).buffers["image"] == 7.0).all()
+        np.testing.assert_array_equal(session.run({"w": w}, ["image"])["image"], expected["image"])
+
+
+def test_batch_sizes_that_are_not_kept_ready_are_let_go(tiny):
+    bundle = Bundle.open(tiny.path)
+    with on_cpu(bundle.graph("latent")) as session:
+        session.run_on_device(latent_inputs(bundle), ["w"])
+        first = weakref.ref(session.bound(1))
+        for batch in range(2, 2 + BOUND_SHAPES):
+            session.run(latent_inputs(bundle, batch))
+        gc.collect()
+        assert first() is None
+
+
 def test_another_provider_than_the_one_asked_for_is_refused(tiny):
-    with pytest.raises(EngineError, match=f"found {HERE}, expected CUDAExecutionProvider: its libraries do not load"):
+    with pytest.raises(EngineError, match=f"found {HERE}, expected CUDAExecutionProvider: .*; it wants a GPU"):
         on_cpu(Bundle.open(tiny.path).graph("latent"), "CUDAExecutionProvider")
 
 
@@ -134,29 +164,55 @@ def test_what_is_asked_of_onnxruntime(engine, tiny, monkeypatch, tmp_path):
     monkeypatch.setenv("STYLEINV_CACHE", str(tmp_path / "cache"))
     asked = {}
 
-    def session(file, sess_options, providers):
-        asked.update(providers=providers)
+    def session(file, sess_options, providers, enable_fallback):
+        asked.update(providers=providers, enable_fallback=enable_fallback)
         raise RuntimeError("enough")
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
-    monkeypatch.setattr(module, "_plugin_devices", lambda _: ["a GPU"])
+    built_in = [module.PROVIDERS[name].name for name in NAMES if name != "onnxruntime-rtx"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: built_in)
+    device = types.SimpleNamespace(memory_info=lambda kind: "its memory")
+    monkeypatch.setattr(module, "_plugin_device", lambda _: device)
+    monkeypatch.setattr(module, "_preload_cuda", lambda _: None)
     settings = types.SimpleNamespace(
         add_provider_for_devices=lambda devices, given: asked.update(plugin=(devices, given))
     )
     monkeypatch.setattr(module, "session_settings", lambda options: settings)
     with pytest.raises(EngineError, match="does not load: enough"):
         module.open_session(engine, Bundle.open(tiny.path).graph("latent"), SessionOptions("fp16"))
-    cache = tmp_path / "cache" / engine
+    assert asked.pop("enable_fallback") == 0
+    caches = list((tmp_path / "cache").glob("*"))
     if engine == "onnxruntime-cuda":
-        assert asked["providers"] == [("CUDAExecutionProvider", {"use_tf32": "0"})] and not cache.exists()
+        assert asked["providers"] == [("CUDAExecutionProvider", {"use_tf32": "0"})] and not caches
         return
-    assert cache.stat().st_mode & 0o777 == 0o700
+    (cache,) = caches
+    assert cache.name.startswith(f"{engine}-") and cache.stat().st_mode & 0o777 == 0o700
     if engine == "onnxruntime-rtx":
-        assert asked == {"providers": None, "plugin": (["a GPU"], {"nv_runtime_cache_path": str(cache)})}
+        assert asked == {"providers": None, "plugin": ([device], {"nv_runtime_cache_path": str(cache)})}
     else:
         first, second = asked["providers"]
         assert first[0] == "TensorrtExecutionProvider" and second[0] == "CUDAExecutionProvider"
-        assert first[1]["trt_engine_cache_path"] == str(cache) and first[1]["trt_fp16_enable"] == "1"
+        assert first[1]["trt_engine_cache_path"] == str(cache)
+        assert first[1]["trt_fp16_enable"] == first[1]["trt_engine_cache_enable"] == "True"  # it refuses "1"
+
+
+def test_a_provider_that_is_built_in_needs_no_plugin(tiny, monkeypatch, tmp_path):
+    monkeypatch.setenv("STYLEINV_CACHE", str(tmp_path))
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["NvTensorRTRTXExecutionProvider", HERE])
+    monkeypatch.setattr(module, "_preload_cuda", lambda _: None)
+    monkeypatch.setitem(sys.modules, module.PLUGIN, None)
+    with pytest.raises(EngineError, match="NvTensorRTRTXExecutionProvider"):
+        module.open_session("onnxruntime-rtx", Bundle.open(tiny.path).graph("latent"), SessionOptions())
+
+
+def test_graphs_that_differ_in_weights_alone_share_no_cache(styled, monkeypatch, tmp_path):
+    """A style's synthesis has the names and operators of the bundle's own, which is all that providers look at."""
+    monkeypatch.setenv("STYLEINV_CACHE", str(tmp_path))
+    bundle = Bundle.open(styled.path)
+    graphs = [bundle.graph("synthesis", transfer) for transfer in (None, "ink", "oil-2")]
+    assert len({graph.sha256 for graph in graphs[1:]}) == 1  # their weights lie outside
+    folders = [module._cache("onnxruntime-tensorrt", graph) for graph in graphs]
+    assert len(set(folders)) == 3 and folders == [module._cache("onnxruntime-tensorrt", graph) for graph in graphs]
 
 
 def test_a_plugin_without_a_gpu(monkeypatch):
@@ -164,19 +220,32 @@ def test_a_plugin_without_a_gpu(monkeypatch):
     monkeypatch.setitem(sys.modules, module.PLUGIN, plugin)
     monkeypatch.setattr(onnxruntime, "register_execution_provider_library", lambda *_: None, raising=False)
     monkeypatch.setattr(onnxruntime, "get_ep_devices", lambda: [types.SimpleNamespace(ep_name="other")], raising=False)
-    module._plugin_devices.cache_clear()
+    module._plugin_device.cache_clear()
     with pytest.raises(EngineError, match="Rtx: found no GPU that it computes on, expected one"):
-        module._plugin_devices(onnxruntime)
+        module._plugin_device(onnxruntime)
 
 
 @pytest.mark.skipif(
     "onnxruntime-gpu" not in {d.metadata["Name"] for d in importlib.metadata.distributions()} or bool(nvidia_gpus()[0]),
     reason="takes onnxruntime-gpu, and no GPU",
 )
-def test_cuda_without_a_gpu_never_computes_on_the_cpu(tiny):
-    graph = Bundle.open(tiny.path).graph("latent")
-    with pytest.raises(EngineError, match=r"found CPUExecutionProvider, expected CUDAExecutionProvider|does not load"):
-        module.open_session("onnxruntime-cuda", graph, SessionOptions())
+@pytest.mark.parametrize("engine", [name for name in NAMES if name != "onnxruntime-rtx"])
+def test_without_a_gpu_nothing_is_computed_on_the_cpu(tiny, engine, tmp_path):
+    """The error names the library that is missing, and standard output, which may carry frames, stays clean."""
+    program = f"""
+import json
+from styleinv.runtime import Bundle, EngineError
+from styleinv.runtime.sessions import SessionOptions, onnxruntime_gpu
+try:
+    onnxruntime_gpu.open_session({engine!r}, Bundle.open({str(tiny.path)!r}).graph("latent"), SessionOptions())
+except EngineError as error:
+    print(json.dumps(str(error)))
+"""
+    environment = {"STYLEINV_CACHE": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    message = json.loads(finished.stdout)
+    assert module.PROVIDERS[engine].name in message and "cannot open shared object file" in message
+    assert "pip install 'onnxruntime-gpu[cuda,cudnn]'" in message
 
 
 @pytest.mark.gpu
