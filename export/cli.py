@@ -74,18 +74,18 @@ def main(argv: list[str]) -> int:
                 checkpoint,
                 Path(scratch),
                 additions,
-                noise=arguments.noise,
+                noise=arguments.noise or NOISE_MODES[0],
                 precisions=precisions,
-                target=arguments.optimize_for,
+                target=arguments.optimize_for or TARGETS[0],
                 progress=True,
             )
             return report_lint(Bundle.open(scratch), arguments.engine, precisions, _targets(arguments))
     export = export_bundle(
         checkpoint,
         arguments.out,
-        noise=arguments.noise,
+        noise=arguments.noise or NOISE_MODES[0],
         precisions=precisions,
-        target=arguments.optimize_for,
+        target=arguments.optimize_for or TARGETS[0],
         inversion=additions.inversion,
         transfers=additions.transfers,
         engines=engines,
@@ -122,7 +122,8 @@ def _check_together(parser: argparse.ArgumentParser, arguments: argparse.Namespa
         if not arguments.engine:
             parser.error(f"{arguments.checkpoint} is a folder: give --engine, to add engines to that bundle, or a "
                          "checkpoint's .safetensors file")  # fmt: skip
-        changed = [f"--{name}" for name in ("out", "inversion", "transfer") if getattr(arguments, name)]
+        others = ("out", "inversion", "transfer", "noise", "optimize_for")
+        changed = [f"--{name.replace('_', '-')}" for name in others if getattr(arguments, name)]
         if changed:
             parser.error(f"{', '.join(changed)}: engines are added to {arguments.checkpoint} itself, from its graphs")
     elif arguments.out is None and not arguments.dry_run:
@@ -154,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
                         "or the folder of a bundle, to add engines to")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="BUNDLE", help="the folder to write, such as "
                         "sky.bundle; an earlier bundle there is replaced")  # fmt: skip
-    parser.add_argument("--noise", choices=NOISE_MODES, default="const",
+    parser.add_argument("--noise", choices=NOISE_MODES,
                         help="const: the model's fixed noise, baked in (default); none: without")  # fmt: skip
     parser.add_argument("--inversion", type=Path, metavar="FILE", help="checkpoint of an inversion encoder, which "
                         "finds the latent of a picture: for `styleinv animate`. The model's own encoder, modulated "
@@ -163,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
                         help=f"what graphs to write, and to build engines from: {', '.join(PRECISIONS)}. Those in fp32 "
                         "are always written; they are what a CPU plays, in bf16, too. The others are for GPUs; fp8 and "
                         "int8 take `styleinv[quantize]` (default fp32; with --engine fp16)")  # fmt: skip
-    parser.add_argument("--optimize-for", choices=TARGETS, default="openvino",
+    parser.add_argument("--optimize-for", choices=TARGETS,
                         help="the engine on which the fp32 graphs are fastest; they run on all of them "
                         "(default openvino)")  # fmt: skip
     parser.add_argument("--transfer", type=_named_file, action="append", default=[], metavar="NAME=FILE",

@@ -29,8 +29,8 @@ QUIET_LEVELS = ("VERBOSE",)  # thousands of lines for each graph
 
 @dataclass(frozen=True)
 class Job:
-    """What to build: a graph's file, for the GPUs of these compute capabilities, and where to
-    write the engine and the log. `batch` is the least, the usual and the largest."""
+    """What to build: a graph's file, for the GPUs of these compute capabilities, and where to write the engine and the
+    log. `batch` is the least, the usual and the largest."""
 
     engine: str
     graph: str

@@ -81,7 +81,7 @@ def keep(key: str, built: CachedEngine) -> CachedEngine:
 
 
 def _forget_oldest(cache: Path, newest: str) -> None:
-    """Removes entries until the cache is small enough; never the newest."""
+    """Removes entries until the cache is small enough; never the newest, nor those that are being written."""
     entries = []
     for folder in cache.iterdir():
         with suppress(FileNotFoundError):  # another export forgets it now
@@ -89,8 +89,8 @@ def _forget_oldest(cache: Path, newest: str) -> None:
             entries.append((folder.stat().st_mtime, folder, size))
     total = sum(size for _, _, size in entries)
     for _, folder, size in sorted(entries):
-        if (
-            total > LARGEST_CACHE and folder.name != newest and not folder.name.startswith(".")
-        ):  # those are being written
+        if total <= LARGEST_CACHE:
+            return
+        if folder.name != newest and not folder.name.startswith("."):
             total -= size
             shutil.rmtree(folder, ignore_errors=True)

@@ -108,6 +108,7 @@ def ways_of(
     """The ways in which this machine can compute a bundle, and of the others why it cannot; `engine` and `precision`
     limit both to one of theirs."""
     ways, absent = [], {}
+    compiled = {(each.engine, each.precision) for each in bundle.engines}
     pairs = itertools.product([engine] if engine else ENGINES, [precision] if precision else PRECISIONS)
     for name, kind in pairs:
         if kind not in ENGINES[name].graphs and not engine:
@@ -115,7 +116,6 @@ def ways_of(
         reason = obstacle(name, kind)
         if reason is None and ENGINES[name].graphs[kind] not in bundle.precisions:
             reason = f"the bundle has no graphs in {ENGINES[name].graphs[kind]}"
-        compiled = {(each.engine, each.precision) for each in bundle.engines}
         if reason is None and ENGINES[name].compiled and (name, kind) not in compiled:
             reason = f"the bundle has no engines in {kind}"
         if reason is None:

@@ -2,8 +2,8 @@
 
     sky.bundle/   manifest.json   <graph>.onnx ...   weights.bin   motion.safetensors
                   transfers/<name>/synthesis.onnx   transfers/<name>/weights.bin
-                  <precision>/...                   the same graphs, computing in fp16 or bf16, where it has them
-                  engines/<engine>-<precision>-<targets>/<graph>.engine   graphs compiled for GPUs
+                  <precision>/...                   the same graphs, computing in another precision, where it has them
+                  engines/<engine>-<precision>-<targets>/<graph>.<key>.engine   graphs compiled for GPUs
 
 The manifest carries the hash of every other file and a digest of itself, so damage is found when the bundle is
 opened and not after a night of strange frames. Hashes show integrity, not origin.

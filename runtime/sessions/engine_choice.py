@@ -94,8 +94,10 @@ def findings(diagnostics: int) -> str:
 
 
 def _can_become(spec: EngineSpec, graph: GraphSpec) -> bool:
-    """Whether it is refittable, and the graph another style's; export left such an engine out only where it can."""
-    return spec.refittable and (spec.graph.name, spec.graph.precision) == (graph.name, graph.precision)
+    """Whether it is refittable, of the bundle's own style, and the graph another style's: export leaves out a style's
+    engine only where the own style's can take its weights. Those of styles may be of other shapes."""
+    same = (spec.graph.name, spec.graph.precision) == (graph.name, graph.precision)
+    return spec.refittable and spec.transfer is None and same
 
 
 def _described(spec: EngineSpec, here: Here | None) -> str:

@@ -43,11 +43,7 @@ class OnnxRuntimeSession(CpuSession):
             )
         except Exception as error:  # its exceptions share no base class
             raise EngineError(f"{graph.file}: found a file that onnxruntime does not load: {error}") from error
-        check_file_names(
-            graph,
-            [array.name for array in self._session.get_inputs()],
-            [array.name for array in self._session.get_outputs()],
-        )
+        check_session_names(graph, self._session)
 
     def bind(self, batch: int) -> Bound:
         binding = self._session.io_binding()
@@ -62,6 +58,12 @@ class OnnxRuntimeSession(CpuSession):
 
     def release(self) -> None:
         self._session = None
+
+
+def check_session_names(graph: GraphSpec, session: Any) -> None:
+    """Raises EngineError where a session's inputs or outputs are not those that the manifest says it has."""
+    inputs, outputs = ([array.name for array in arrays] for arrays in (session.get_inputs(), session.get_outputs()))
+    check_file_names(graph, inputs, outputs)
 
 
 def session_settings(options: SessionOptions) -> Any:

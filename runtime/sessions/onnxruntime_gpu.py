@@ -33,10 +33,9 @@ from styleinv.runtime.sessions.base import (
     Bound,
     CpuSession,
     SessionOptions,
-    check_file_names,
     output_buffers,
 )
-from styleinv.runtime.sessions.onnxruntime import import_onnxruntime, session_settings
+from styleinv.runtime.sessions.onnxruntime import check_session_names, import_onnxruntime, session_settings
 
 PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"  # the module of the provider that comes apart
 
@@ -191,11 +190,7 @@ class OnnxRuntimeGpuSession(CpuSession):
             raise EngineError(
                 f"{graph.file}: found {', '.join(found)}, expected {provider.name}: {reason}; {provider.wants}"
             )
-        check_file_names(
-            graph,
-            [array.name for array in self._session.get_inputs()],
-            [array.name for array in self._session.get_outputs()],
-        )
+        check_session_names(graph, self._session)
 
     def bind(self, batch: int) -> Bound:
         binding = self._session.io_binding()

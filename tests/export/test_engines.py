@@ -342,6 +342,10 @@ def test_a_failed_build_says_what_the_library_said(bundle, tmp_path):
         (["--dry-run"], "--dry-run is about engines"),
         ([], "is a folder: give --engine, to add engines to that bundle"),
         (["--engine", "rtx", "--out", "x.bundle"], "--out: engines are added to"),
+        (
+            ["--engine", "rtx", "--noise", "none", "--optimize-for", "onnxruntime"],
+            "--noise, --optimize-for: engines are",
+        ),
         (["--engine", "rtx", "--batch", "4", "1", "8"], "found [4, 1, 8], expected the least first"),
         (["--engine", "rtx", "--compute-capability", "sm_89"], "found 'sm_89', expected a compute capability"),
         (["--engine", "cuda"], "invalid choice: 'cuda'"),

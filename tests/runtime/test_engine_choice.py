@@ -14,7 +14,7 @@ HERE = Here("1.7.1", "8.9")
 
 @pytest.fixture
 def styled_copy(make_bundle, tmp_path):
-    return make_bundle(tmp_path / "sky.bundle", transfers=("ink",), precisions=("fp16",))
+    return make_bundle(tmp_path / "sky.bundle", transfers=("ink", "oil"), precisions=("fp16",))
 
 
 def engine(bundle, name="synthesis", transfer=None, precision="fp16", session="rtx", here=HERE):
@@ -47,6 +47,14 @@ def test_a_refittable_one_becomes_a_transfers(styled_copy):
     assert found.engine.file == file and found.graph.file.parent.name == "ink" and found.engine.graph != found.graph
     with pytest.raises(EngineError):
         engine(styled_copy, name="latent")
+
+
+def test_a_styles_own_engine_becomes_no_other_styles(styled_copy):
+    """It is there because it is of another shape."""
+    own = add_engine(styled_copy, "synthesis", precision="fp16", refittable=True)
+    oil = add_engine(styled_copy, "synthesis", precision="fp16", refittable=True, transfer="oil")
+    assert engine(styled_copy, transfer="oil").engine.file == oil
+    assert engine(styled_copy, transfer="ink").engine.file == own
 
 
 def test_none_fits(styled_copy):
