@@ -12,9 +12,10 @@ ROOTS = ("training", "export", "runtime", "kernels")
 
 packages = [f"styleinv.{root}" for root in ROOTS]
 packages += [f"styleinv.{root}.{package}" for root in ROOTS for package in find_packages(root)]
+packages += ["styleinv.kernels.tuning"]  # data alone
 
 setup(
     packages=packages,
     package_dir={f"styleinv.{root}": root for root in ROOTS},
-    package_data={package: ["py.typed", "*.json"] for package in packages},
+    package_data={package: ["py.typed", "*.json", "*.csv"] for package in packages},
 )
