@@ -38,6 +38,11 @@ COMMANDS = {
         "bench,runtime-cpu",
         "measure how fast a bundle plays on this machine",
     ),
+    "kernels": (
+        "styleinv.kernels.cli:main",
+        "kernels",
+        "say what the GPU kernels compile to and move, or tune them for this GPU",
+    ),
     "doctor": (
         "styleinv.runtime.doctor:main",
         "runtime-cpu",
