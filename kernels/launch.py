@@ -6,6 +6,7 @@ Operands must have been checked.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from styleinv.kernels.adain import adain_lrelu_kernel, chunk_statistics_kernel
 from styleinv.kernels.convolution import convolution_kernel, filter_kernel
 from styleinv.kernels.operands import LEAKY_SLOPE, Epilogue, ToRgb
+from styleinv.kernels.reference import SMALLEST_STYLE
 from styleinv.kernels.style import demodulation_kernel, styles_kernel
 from styleinv.kernels.style_layers import BLOCK_OUTPUTS
 from styleinv.kernels.tiles import Tile, device_name, tile_for
@@ -36,7 +38,9 @@ def modulated_layer(x: Tensor, weight: Tensor, style: Tensor | None, epilogue: E
 def upsampling_layer(x: Tensor, weight: Tensor, style: Tensor | None, epilogue: Epilogue) -> Tensor:
     """`ops.modulated_conv2d_up2`."""
     if weight.ndim == 4:
-        return filtered_layer(_transposed(x, weight, style), epilogue)
+        if style is not None:
+            x, epilogue = _times_style(x, style, epilogue, weight.shape[3])
+        return filtered_layer(_transposed(x, weight), epilogue)
     out = _activations(x, weight.shape[1], doubled=True)
     _convolve("modulated_conv2d_up2", x, weight, style, epilogue, out=out)
     return out
@@ -113,13 +117,13 @@ def style_demod(
     """`ops.style_demod`; `most_inputs` is the largest I of its layers."""
     batch, size = w.shape
     raw = w.new_empty(batch, affine.shape[0], dtype=torch.float32)
-    styles = torch.empty_like(raw)
-    demodulation = w.new_empty(batch, epsilon.shape[0], dtype=torch.float32)
+    styles = w.new_empty(batch * affine.shape[0], dtype=torch.float32)
+    demodulation = w.new_empty(batch * epsilon.shape[0], dtype=torch.float32)
     _kernel(styles_kernel)[triton.cdiv(affine.shape[0], BLOCK_STYLES), batch](
         w, affine, bias, raw, W=size, STYLES=affine.shape[0], BLOCK_STYLES=BLOCK_STYLES, BLOCK_W=BLOCK_W, num_warps=4
     )
     _kernel(demodulation_kernel)[table.shape[0], batch](
-        raw, squares, epsilon, table, styles, demodulation, STYLES=affine.shape[0], COEFFICIENTS=epsilon.shape[0],
+        raw, squares, epsilon, table, styles, demodulation, STYLES=affine.shape[0],
         BLOCK_OUTPUTS=BLOCK_OUTPUTS, ALL_INPUTS=triton.next_power_of_2(most_inputs), num_warps=4,
     )  # fmt: skip
     return styles, demodulation
@@ -179,10 +183,17 @@ def _to_rgb(x: Tensor, rgb: ToRgb, image: Tensor, frame: Tensor | None) -> None:
     )  # fmt: skip
 
 
-def _transposed(x: Tensor, weight: Tensor, style: Tensor | None) -> Tensor:
+def _times_style(x: Tensor, style: Tensor, epilogue: Epilogue, outputs: int) -> tuple[Tensor, Epilogue]:
+    """x * style / m and the epilogue that makes up for m, the style's largest magnitude: in range in any dtype."""
+    style = style.float()
+    largest = style.abs().amax(dim=1, keepdim=True).clamp(min=SMALLEST_STYLE)
+    x = (x.float() * (style / largest)[:, None, None]).to(x.dtype)
+    demodulation = largest.expand(-1, outputs) if epilogue.demodulation is None else epilogue.demodulation * largest
+    return x, dataclasses.replace(epilogue, demodulation=demodulation.contiguous())
+
+
+def _transposed(x: Tensor, weight: Tensor) -> Tensor:
     """The first of two steps: x [B, H, W, I], weight [I, 3, 3, O] -> [B, 2H+1, 2W+1, O]."""
-    if style is not None:
-        x = (x.float() * style[:, None, None]).to(x.dtype)
     spread = F.conv_transpose2d(x.permute(0, 3, 1, 2), weight.permute(0, 3, 1, 2), stride=2)
     return spread.permute(0, 2, 3, 1).contiguous()
 

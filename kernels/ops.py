@@ -211,10 +211,11 @@ def style_demod(
     inputs: Sequence[int],
     outputs: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    """Styles [B, S] and demodulation coefficients [B, D] of all layers, float32, in two kernels.
+    """Styles and demodulation coefficients of all layers, float32, in two kernels.
 
-    See `reference.style_demod`; `inputs` and `outputs` are I and O of its layers, and `style_layers.block_table` makes
-    the table of them. Raises ValueError where shapes or devices do not go together.
+    Of each layer [B, I] and [B, O], one after another: `style_layers.layers_of` parts them. See
+    `reference.style_demod`; `inputs` and `outputs` are I and O of its layers, of which `style_layers.block_table` makes
+    the table. Raises ValueError where shapes or devices do not go together.
     """
     check_style_demod(w, affine, bias, squares, epsilon, table, inputs, outputs)
     if w.is_cuda:

@@ -162,7 +162,8 @@ def style_demod(
     not demodulated has O = 0, and its style stays s.
 
     w [B, W], affine [S, W], bias [S], squares [sum of O I], epsilon [D], layers (I, O) in order with S and D their
-    sums -> styles [B, S], demodulation [B, D].
+    sums -> styles [B S] and demodulation [B D], of each layer [B, I] and [B, O], one after another, so that each is
+    contiguous (`style_layers.layers_of`).
     """
     raw = F.linear(w.to(_wide(w)), affine.to(_wide(w)), bias.to(_wide(w)))
     styles, coefficients = [], []
@@ -174,9 +175,9 @@ def style_demod(
             largest = style.abs().amax(dim=1, keepdim=True).clamp(min=SMALLEST_STYLE)
             style = style / largest
             power = style.square() @ part.view(outputs, inputs).t() + small / largest.square()
-            coefficients.append(torch.rsqrt(power))
-        styles.append(style)
-    return torch.cat(styles, dim=1), torch.cat(coefficients, dim=1)
+            coefficients.append(torch.rsqrt(power).flatten())
+        styles.append(style.flatten())
+    return torch.cat(styles), torch.cat(coefficients)
 
 
 def polyphase_weight(weight: Tensor) -> Tensor:

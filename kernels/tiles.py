@@ -114,12 +114,17 @@ def upsampling_form(dtype: torch.dtype, layer: Layer, device: str = DEFAULT) -> 
     return form
 
 
-def upsampling_weight(weight: Tensor, height: int, width: int) -> Tensor:
+def upsampling_weight(weight: Tensor, height: int, width: int, dtype: torch.dtype | None = None) -> Tensor:
     """The weight [O, 3, 3, I] of an upsampling layer, as `ops.modulated_conv2d_up2` wants it for pictures of this size:
-    [4, O, 3, 3, I] where one kernel is faster on the weight's device, [I, 3, 3, O] where two steps are."""
+    [4, O, 3, 3, I] where one kernel is faster on the weight's device, [I, 3, 3, O] where two steps are.
+
+    It gets `dtype`, if one is given.
+    """
     outputs, _, _, inputs = weight.shape
-    form = upsampling_form(weight.dtype, (inputs, outputs, height, width), device_name(weight.device))
-    return polyphase_weight(weight) if form == "polyphase" else weight.permute(3, 1, 2, 0).contiguous()
+    dtype = dtype or weight.dtype
+    form = upsampling_form(dtype, (inputs, outputs, height, width), device_name(weight.device))
+    prepared = polyphase_weight(weight) if form == "polyphase" else weight.permute(3, 1, 2, 0)
+    return prepared.to(dtype).contiguous()
 
 
 def fuses_rgb(dtype: torch.dtype, layer: Layer, device: str = DEFAULT) -> bool:
