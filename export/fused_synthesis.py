@@ -48,7 +48,7 @@ class FusedSynthesis(nn.Module):
     def forward(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """w [B, W] -> image [B, 3, R, R] float32, frame [B, R, R, 3] uint8."""
         styles, coefficients = self.styles(w)
-        x = self.const.expand(w.shape[0], -1, -1, -1).contiguous()
+        x = self.const.repeat(w.shape[0], 1, 1, 1)
         image: Tensor | None = None
         for block in self.blocks:
             x, image = block(x, image, styles, coefficients)
@@ -176,6 +176,6 @@ class FusedBlock(nn.Module):
         if self.up is None:
             return x, style
         if self.up.two_steps and style is not None:  # for a compiler to merge with what is before and after
-            x, style = (x.float() * style[:, None, None]).to(x.dtype), None
+            x, style = (x.float() * style.view(-1, 1, 1, x.shape[3])).to(x.dtype), None
         epilogue = {**self.up.epilogue(coefficients[0]), "next_style": styles[1]}
         return ops.modulated_conv2d_up2(x, self.up.weight, style, **epilogue), None

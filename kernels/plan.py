@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from styleinv.kernels.style_layers import block_table
 from styleinv.kernels.tiles import DEFAULT, Layer, fuses_rgb, upsampling_form
 
 FLOAT32 = 4  # bytes
@@ -63,6 +64,13 @@ class Call:
     def moved(self) -> int:
         return self.read + self.written
 
+    @property
+    def table(self) -> str:
+        """The operator of `tiles.OPERATORS` whose tuning table holds for it."""
+        return {"modulated_conv2d_frame": "modulated_conv2d_rgb", "to_rgb_skip_frame": "to_rgb_skip"}.get(
+            self.operator, self.operator
+        )
+
 
 def fused_calls(network: Network, device: str = DEFAULT) -> list[Call]:
     """The calls that draw a picture with the fused operators, in order."""
@@ -92,11 +100,11 @@ def unfused_calls(network: Network) -> list[Call]:
         outputs = network.channels(resolution)
         if resolution > 4:
             inputs, half = network.channels(resolution // 2), resolution // 2
-            calls.append(_pass(network, "times style", inputs, half))
+            calls.append(_pass(network, "times style", inputs, half, inputs * FLOAT32))
             calls.append(_transposed(network, (inputs, outputs, half, half)))
             calls.append(_filter(network, resolution, elementwise=False))
             calls += _activation(network, resolution)
-        calls.append(_pass(network, "times style", outputs, resolution))
+        calls.append(_pass(network, "times style", outputs, resolution, outputs * FLOAT32))
         calls.append(_product(network, (outputs, outputs, resolution, resolution)))
         calls += _activation(network, resolution)
         calls += _unfused_picture(network, resolution)
@@ -109,20 +117,23 @@ def moved(calls: Iterable[Call]) -> int:
 
 
 def _styles(network: Network) -> Call:
-    """All affines and coefficients; weights in the network's dtype."""
-    styles, squares, coefficients = network.channels(4), network.channels(4) ** 2, network.channels(4)
-    styles += network.channels(4)  # the picture's layer
-    for resolution in network.resolutions()[1:]:
-        inputs, outputs = network.channels(resolution // 2), network.channels(resolution)
-        styles += inputs + 2 * outputs
-        squares += inputs * outputs + outputs * outputs
-        coefficients += 2 * outputs
-    weights = (styles * network.w_dim + squares) * network.dtype.itemsize
+    """All affines and coefficients, of weights in 16 bits where the network computes in 16 bits."""
+    inputs, outputs = [], []
+    for resolution in network.resolutions():
+        channels = network.channels(resolution)
+        if resolution > 4:
+            inputs.append(network.channels(resolution // 2))
+            outputs.append(channels)
+        inputs += [channels, channels]  # the last one is the picture's layer
+        outputs += [channels, 0]
+    styles, coefficients = sum(inputs), sum(outputs)
+    squares = sum(size * number for size, number in zip(inputs, outputs, strict=True))
+    products = styles * network.w_dim + squares
     raw = styles * FLOAT32  # written by the first kernel, read by the second
-    read = weights + (network.w_dim + styles + coefficients) * FLOAT32 + raw
-    flops = 2 * (styles * network.w_dim + squares)
-    return Call("style_demod", (network.w_dim, styles, 1, 1), read=read,
-                written=raw + (styles + coefficients) * FLOAT32, flops=flops)  # fmt: skip
+    read = products * network.dtype.itemsize + (network.w_dim + styles + coefficients) * FLOAT32 + raw
+    read += block_table(inputs, outputs).nbytes
+    written = raw + (styles + coefficients) * FLOAT32
+    return Call("style_demod", (network.w_dim, styles, 1, 1), read=read, written=written, flops=2 * products)
 
 
 def _upsampling(network: Network, resolution: int, styled: bool, device: str) -> list[Call]:
@@ -131,7 +142,7 @@ def _upsampling(network: Network, resolution: int, styled: bool, device: str) ->
     layer = (inputs, outputs, half, half)
     if upsampling_form(network.dtype, layer, device) == "polyphase":
         return [_convolution(network, "modulated_conv2d_up2", layer, styled, next_styled=True)]
-    first = [_pass(network, "times style", inputs, half)] if styled else []
+    first = [_pass(network, "times style", inputs, half, inputs * FLOAT32)] if styled else []
     return [*first, _transposed(network, layer), _filter(network, resolution, elementwise=True)]
 
 
@@ -198,28 +209,27 @@ def _product(network: Network, layer: Layer, kernel: int = 3) -> Call:
 
 
 def _pass(network: Network, name: str, channels: int, resolution: int, other: int = 0, size: int | None = None) -> Call:
-    """One elementwise operator over a picture, which reads `other` bytes beside it."""
-    numbers = resolution**2 * channels
-    bytes_each = size or network.dtype.itemsize
-    other = other or channels * FLOAT32
+    """One elementwise operator over a picture, of so many bytes a number, which reads `other` bytes beside it."""
+    numbers, size = resolution**2 * channels, size or network.dtype.itemsize
     layer = (channels, channels, resolution, resolution)
-    return Call(name, layer, read=numbers * bytes_each + other, written=numbers * bytes_each, flops=numbers)
+    return Call(name, layer, read=numbers * size + other, written=numbers * size, flops=numbers)
 
 
 def _activation(network: Network, resolution: int) -> list[Call]:
     outputs = network.channels(resolution)
-    calls = [_pass(network, "times demodulation", outputs, resolution)]
+    calls = [_pass(network, "times demodulation", outputs, resolution, outputs * FLOAT32)]
     if network.noise:
         calls.append(_pass(network, "plus noise", outputs, resolution, resolution**2 * FLOAT32))
-    calls += [_pass(network, name, outputs, resolution) for name in ("plus bias", "leaky ReLU")]
+    calls.append(_pass(network, "plus bias", outputs, resolution, outputs * FLOAT32))
+    calls.append(_pass(network, "leaky ReLU", outputs, resolution))
     return calls + [_pass(network, "clamp", outputs, resolution)] * network.clamps
 
 
 def _unfused_picture(network: Network, resolution: int) -> list[Call]:
     channels = network.channels(resolution)
-    calls = [_pass(network, "times style", channels, resolution)]
+    calls = [_pass(network, "times style", channels, resolution, channels * FLOAT32)]
     calls.append(_product(network, (channels, 3, resolution, resolution), kernel=1))
-    calls.append(_pass(network, "plus bias", 3, resolution))
+    calls.append(_pass(network, "plus bias", 3, resolution, 3 * FLOAT32))
     calls += [_pass(network, "clamp", 3, resolution)] * network.clamps
     if resolution > 4:
         pixels, layer = resolution**2, (3, 3, resolution // 2, resolution // 2)
@@ -231,6 +241,6 @@ def _unfused_picture(network: Network, resolution: int) -> list[Call]:
 def _unfused_frame(network: Network) -> list[Call]:
     """The picture as bytes: scale, shift, clamp, and a cast that also puts channels last."""
     pixels = network.resolution**2
-    calls = [_pass(network, name, 3, network.resolution, FLOAT32, FLOAT32) for name in ("scale", "shift", "clamp")]
+    calls = [_pass(network, name, 3, network.resolution, 0, FLOAT32) for name in ("scale", "shift", "clamp")]
     layer = (3, 3, network.resolution, network.resolution)
     return [*calls, Call("cast", layer, read=pixels * PICTURE, written=pixels * 3, flops=0)]
