@@ -14,7 +14,7 @@ QUANTIZE_BIN := $(QUANTIZE_VENV)/bin
 
 GPU_VENV ?= .venv-gpu
 GPU_BIN := $(GPU_VENV)/bin
-GPU_PACKAGES ?= '.[train,export,runtime-gpu,rtx,bench]' pytest pytest-timeout hypothesis
+GPU_PACKAGES ?= '.[train,export,runtime-gpu,rtx,bench,kernels]' pytest pytest-timeout hypothesis
 TEST_GPU_FLAGS ?=
 BENCH_GPU_DIR ?= build/bench-gpu
 BENCH_GPU_PRESET ?= paper256
@@ -22,8 +22,12 @@ BENCH_GPU_PRECISION ?= fp16
 BENCH_GPU_ENGINES ?= rtx tensorrt
 BENCH_GPU_CSV ?= benchmarks/results/compare.csv
 BENCH_GPU_FLAGS ?=
+KERNELS_NETWORK ?= paper256
+KERNELS_DTYPES ?= float16
+KERNELS_CSV ?= benchmarks/results/kernels.csv
+TUNE_GPU_FLAGS ?=
 
-.PHONY: demo test test-quantize soak lint types wheel clean gpu test-gpu bench-gpu
+.PHONY: demo test test-quantize soak lint types wheel clean gpu test-gpu bench-gpu tune-gpu
 
 demo: $(VENV)/demo.installed
 	$(BIN)/styleinv demo --out demo $(DEMO_FLAGS)
@@ -65,6 +69,14 @@ bench-gpu: gpu $(BENCH_GPU_DIR)/model.safetensors
 	done
 	$(GPU_BIN)/styleinv bench $(BENCH_GPU_DIR)/model.bundle --baseline $(BENCH_GPU_DIR)/model.safetensors \
 	  --compare --device cuda --precision $(BENCH_GPU_PRECISION) --csv $(BENCH_GPU_CSV) $(BENCH_GPU_FLAGS)
+	for dtype in $(KERNELS_DTYPES); do \
+	  $(GPU_BIN)/python -m styleinv.kernels.bench --network $(KERNELS_NETWORK) --dtype $$dtype --csv $(KERNELS_CSV) \
+	  || exit 1; \
+	done
+
+# Takes a while; what is finished stays. `make bench-gpu` then times the kernels as they were tuned.
+tune-gpu: gpu $(GPU_VENV)/installed
+	$(GPU_BIN)/styleinv kernels tune --network $(KERNELS_NETWORK) --dtype $(KERNELS_DTYPES) $(TUNE_GPU_FLAGS)
 
 $(BENCH_GPU_DIR)/model.safetensors: $(GPU_VENV)/installed
 	mkdir -p $(@D)
@@ -98,7 +110,10 @@ $(QUANTIZE_VENV)/installed: setup.py pyproject.toml constraints.txt
 	  pytest pytest-timeout
 	touch $@
 
+# torch for CUDA brings the one version of Triton that it works with.
 $(GPU_VENV)/installed: setup.py pyproject.toml constraints.txt | gpu
 	$(PYTHON) -m venv $(GPU_VENV)
-	$(GPU_BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt --editable $(GPU_PACKAGES)
+	grep -v '^triton==' constraints.txt > $(GPU_VENV)/constraints.txt
+	$(GPU_BIN)/pip --disable-pip-version-check install --quiet --constraint $(GPU_VENV)/constraints.txt \
+	  --editable $(GPU_PACKAGES)
 	touch $@

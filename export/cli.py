@@ -7,6 +7,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
+
 from styleinv.export.additions import Additions
 from styleinv.export.eight_bits import as_table as quantisation_table
 from styleinv.export.engines import DEFAULT_BATCH, DEFAULT_TARGETS, EngineOptions, add_engines, as_table
@@ -22,8 +24,8 @@ from styleinv.training.checkpoint import load_checkpoint
 
 DESCRIPTION = """\
 Compile a checkpoint into a bundle: the folder that `styleinv stream` and applications play. Every graph is
-checked against PyTorch first; where one differs, nothing is written. With --engine its graphs are compiled for GPUs,
-too; given a bundle instead of a checkpoint, that is all that is done, and the engines are added to it.
+checked against PyTorch first; where one differs, nothing is written. With --engine its graphs are compiled, for GPUs
+mostly; given a bundle instead of a checkpoint, that is all that is done, and the engines are added to it.
 """
 EXAMPLES = """\
 examples:
@@ -39,6 +41,8 @@ examples:
       with TensorRT for RTX engines in fp16 for three generations of GPUs; none of them need be here
   styleinv export sky.bundle --engine tensorrt --batch 1 1 8
       adds TensorRT engines for the GPU at hand, for batches up to 8
+  styleinv export model.safetensors --out sky.bundle --engine inductor
+      with packages of PyTorch's Inductor: `styleinv stream sky.bundle --engine inductor` plays with PyTorch alone
   styleinv export sky.bundle --engine rtx --dry-run
       says what in its graphs a GPU's compiler would not take, and how to mend it; writes nothing
 """
@@ -54,7 +58,8 @@ def main(argv: list[str]) -> int:
             parser.error(f"--transfer {name}: found {names.count(name)} files, expected one for each name")
     from_bundle = arguments.checkpoint.is_dir()
     _check_together(parser, arguments, from_bundle)
-    precisions = arguments.precision or (["fp16"] if arguments.engine else ["fp32"])
+    for_gpus = bool(arguments.engine) and (arguments.engine != ["inductor"] or torch.cuda.is_available())
+    precisions = arguments.precision or (["fp16"] if for_gpus else ["fp32"])
     engines = [] if arguments.dry_run else _engine_options(arguments, precisions)
     if from_bundle and arguments.dry_run:
         return report_lint(Bundle.open(arguments.checkpoint), arguments.engine, precisions, _targets(arguments))
@@ -111,18 +116,23 @@ def _check_together(parser: argparse.ArgumentParser, arguments: argparse.Namespa
         "--compute-capability": arguments.compute_capability,
         "--batch": arguments.batch,
         "--refit": arguments.refit,
+        "--plugins": arguments.plugins,
         "--dry-run": arguments.dry_run,
     }
+    if arguments.dry_run and "inductor" in arguments.engine:
+        parser.error("--dry-run looks in the graphs' files, which inductor does not compile: give rtx or tensorrt")
     for option, value in given.items():
         if value and not arguments.engine:
             parser.error(f"{option} is about engines: give --engine, too")
+    if arguments.plugins and "tensorrt" not in arguments.engine:
+        parser.error("--plugins is about engines of TensorRT: give --engine tensorrt, too")
     if arguments.batch and arguments.batch != sorted(arguments.batch):
         parser.error(f"--batch: found {arguments.batch}, expected the least first and the largest last")
     if from_bundle:
         if not arguments.engine:
             parser.error(f"{arguments.checkpoint} is a folder: give --engine, to add engines to that bundle, or a "
                          "checkpoint's .safetensors file")  # fmt: skip
-        others = ("out", "inversion", "transfer", "noise", "optimize_for")
+        others = ("out", "inversion", "transfer", "noise", "optimize_for", "plugins")
         changed = [f"--{name.replace('_', '-')}" for name in others if getattr(arguments, name)]
         if changed:
             parser.error(f"{', '.join(changed)}: engines are added to {arguments.checkpoint} itself, from its graphs")
@@ -134,7 +144,9 @@ def _engine_options(arguments: argparse.Namespace, precisions: list[str]) -> lis
     """What engines to build. Raises EngineError, before anything is done, where one cannot be built here."""
     batch = tuple(arguments.batch or DEFAULT_BATCH)
     return [
-        EngineOptions(engine, precision, _targets(arguments), batch, arguments.refit).resolved()
+        EngineOptions(
+            engine, precision, _targets(arguments), batch, arguments.refit, arguments.plugins and engine == "tensorrt"
+        ).resolved()
         for engine in arguments.engine
         for precision in precisions
     ]
@@ -163,7 +175,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, metavar="PRECISION",
                         help=f"what graphs to write, and to build engines from: {', '.join(PRECISIONS)}. Those in fp32 "
                         "are always written; they are what a CPU plays, in bf16, too. The others are for GPUs; fp8 and "
-                        "int8 take `styleinv[quantize]` (default fp32; with --engine fp16)")  # fmt: skip
+                        "int8 take `styleinv[quantize]` (default fp32; fp16 with --engine, but for inductor on a "
+                        "CPU)")  # fmt: skip
     parser.add_argument("--optimize-for", choices=TARGETS,
                         help="the engine on which the fp32 graphs are fastest; they run on all of them "
                         "(default openvino)")  # fmt: skip
@@ -173,9 +186,10 @@ def _parser() -> argparse.ArgumentParser:
                         "times")  # fmt: skip
     engines = parser.add_argument_group("engines")
     engines.add_argument("--engine", nargs="+", choices=list(ENGINE_LIBRARIES), default=[], metavar="ENGINE",
-                         help="compile every graph for GPUs: rtx, with TensorRT for RTX, which needs no GPU for that; "
-                         "tensorrt, with TensorRT, for the GPU at hand. Engines come from the user's cache where "
-                         f"nothing changed (${CACHE_VARIABLE}, or else ~/.cache/styleinv)")  # fmt: skip
+                         help="compile every graph: rtx, with TensorRT for RTX, for GPUs that need not be here; "
+                         "tensorrt, with TensorRT, for the GPU at hand; inductor, with PyTorch and its fused kernels, "
+                         "for the GPU at hand, or else for CPUs, from a checkpoint only. Engines come from the user's "
+                         f"cache where nothing changed (${CACHE_VARIABLE}, or else ~/.cache/styleinv)")  # fmt: skip
     engines.add_argument("--compute-capability", nargs="+", type=_capability, metavar="N.N",
                          help="the GPUs that rtx engines are for: 8.6 is GeForce RTX 30, 8.9 is 40, 12.0 is 50 "
                          f"(default {' '.join(DEFAULT_TARGETS)})")  # fmt: skip
@@ -184,6 +198,9 @@ def _parser() -> argparse.ArgumentParser:
                          f"{' '.join(map(str, DEFAULT_BATCH))})")  # fmt: skip
     engines.add_argument("--refit", action="store_true", help="make engines whose weights can be exchanged: transfers "
                          "then need no engines of their own. Takes a GPU")  # fmt: skip
+    engines.add_argument("--plugins", action="store_true", help="tensorrt: draw with the fused Triton kernels, which "
+                         "are compiled into the engine, in fp32, fp16 or bf16; from a checkpoint only. rtx has no "
+                         "plugins, and gets the plain graphs")  # fmt: skip
     engines.add_argument("--dry-run", action="store_true", help="write nothing; look in the graphs for what the "
                          "engine's compiler does not take, and say how to mend it; the exit status is 1 where there is "
                          "any")  # fmt: skip

@@ -1,4 +1,5 @@
 """Builds one engine, in a process of its own: TensorRT may take one down, and some failures spoil its later builds.
+Inductor compiles in one, too: what it sets up and caches does not stay behind.
 
 `build_engine` starts `python -m styleinv.export.engine_build`, which reads a job from its standard input, says on its
 standard output how far it is, and last what came of it, one JSON object in each line. All that the library says is in
@@ -29,8 +30,8 @@ QUIET_LEVELS = ("VERBOSE",)  # thousands of lines for each graph
 
 @dataclass(frozen=True)
 class Job:
-    """What to build: a graph's file, for the GPUs of these compute capabilities, and where to write the engine and the
-    log. `batch` is the least, the usual and the largest."""
+    """What to build: a graph's file, or for Inductor an exported program's, for these targets, and where to write the
+    engine and the log. `batch` is the least, the usual and the largest."""
 
     engine: str
     graph: str
@@ -39,6 +40,7 @@ class Job:
     refittable: bool
     out: str
     log: str
+    plugins: bool = False  # of ours, in the graph
 
 
 def build_engine(job: Job, on_phase: Callable[[str], object] = lambda phase: None) -> None:
@@ -53,6 +55,7 @@ def build_engine(job: Job, on_phase: Callable[[str], object] = lambda phase: Non
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
+            env={**os.environ, "TMPDIR": str(Path(job.out).parent)},  # what it leaves behind goes with that folder
         )
         assert process.stdin is not None and process.stdout is not None
         outcome: dict[str, Any] = {}
@@ -85,17 +88,34 @@ def main() -> int:
     fields = json.loads(sys.stdin.read())
     job = Job(**{**fields, "targets": tuple(fields["targets"]), "batch": tuple(fields["batch"])})
     try:
-        outcome = _build(job, answers)
+        outcome = _compile(job, answers) if job.engine == "inductor" else _build(job, answers)
     except EngineError as error:
         outcome = {"error": str(error)}
     _say(answers, outcome)
     return 0
 
 
+def _compile(job: Job, answers: TextIO) -> dict[str, Any]:
+    """Has PyTorch compile the program; what it cannot ends the process, with the reason in the log."""
+    file, out = Path(job.graph), Path(job.out)
+    from styleinv.export.inductor import compile_program
+
+    torch, begin = import_engine_library(job.engine), time.perf_counter()
+    print(f"torch {torch.__version__}: {file.stem}, batch {job.batch}, for {' '.join(job.targets)}", file=sys.stderr)
+    _say(answers, {"phase": "compiling"})
+    compile_program(file, out)
+    print(f"{out.stat().st_size} bytes after {time.perf_counter() - begin:.1f} s", file=sys.stderr, flush=True)
+    return {"built": job.out}
+
+
 def _build(job: Job, answers: TextIO) -> dict[str, Any]:
     trt = import_engine_library(job.engine)
     begin = time.perf_counter()
     graph = Path(job.graph)
+    if job.plugins:
+        from styleinv.export.plugin_graph import register_plugins
+
+        register_plugins(graph, job.targets[0])
     os.chdir(graph.parent)  # the log stays in the bundle, and has no paths of this machine then
     options = f"batch {job.batch}, for {' '.join(job.targets) or 'the GPU at hand'}{', refittable' * job.refittable}"
     print(f"{trt.__name__} {trt.__version__}: {graph.name}, {options}", file=sys.stderr, flush=True)

@@ -29,7 +29,10 @@ class Command:
 
 
 def polygraphy_commands(engine: EngineSpec) -> list[Command]:
-    """What Polygraphy can do with an engine and the graph it was built from, the files by their paths from here."""
+    """What Polygraphy can do with an engine of TensorRT's and the graph it was built from, the files by their paths
+    from here; nothing with others."""
+    if engine.engine == "inductor":
+        return []
     variables = tuple(RTX.items()) if engine.engine == "rtx" else ()
     graph, file = _path(engine.graph.file), _path(engine.file)
     by_size = dict(_shapes(engine))

@@ -1,6 +1,7 @@
-"""Engines: graphs of a bundle, compiled by TensorRT or TensorRT for RTX for the GPUs that will play it.
+"""Engines: graphs of a bundle, compiled by TensorRT, TensorRT for RTX or PyTorch's Inductor for what will play it.
 
 Each graph becomes an engine of its own; so does `frame`, latent and synthesis in one, which is one launch for a frame.
+TensorRT compiles the graphs' files; Inductor the model that they were made from, so only an export can have it.
 An engine is built once for all that decides it (see `engine_cache`), and taken from the cache after that. Its file's
 name carries its key, so an engine that is built anew never overwrites one that a manifest tells of.
 """
@@ -16,24 +17,30 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import onnx
+import torch
 from tqdm import tqdm
 
+from styleinv.export.arithmetic import DTYPES
 from styleinv.export.engine_build import Job, build_engine, supported_capabilities
 from styleinv.export.engine_cache import CachedEngine, cached, engine_key, graph_hash, keep
+from styleinv.export.inductor import Programs, kernels_hash, program_hash, target_here
 from styleinv.export.lint import lint
 from styleinv.export.refit import can_refit, check_refits
 from styleinv.runtime.bundle import Bundle, GraphSpec, file_sha256, write_manifest
 from styleinv.runtime.engine_library import ENGINE_LIBRARIES, import_engine_library
 from styleinv.runtime.errors import BundleError, EngineError
 from styleinv.runtime.machine import nvidia_gpus
+from styleinv.runtime.sessions.engine_choice import rebuild_command
 
 DEFAULT_TARGETS = ("8.6", "8.9", "12.0")  # GeForce RTX 30, 40 and 50: more of them in an engine cost next to nothing
 DEFAULT_BATCH = (1, 1, 4)
 BUILT_FROM = ("graphs", "precisions", "transfers")  # what of a manifest engines are built from
+PLUGIN_GRAPHS = ("synthesis", "frame")  # those that draw
 WHICH = ("engine", "precision", "targets", "graph", "transfer")  # a new engine replaces the one that has the same
 
 
@@ -42,10 +49,12 @@ class EngineOptions:
     """What to build from a bundle's graphs in a precision.
 
     Args:
-        engine: rtx or tensorrt.
-        targets: compute capabilities; none is `DEFAULT_TARGETS` for rtx, the GPU at hand for tensorrt.
+        engine: rtx, tensorrt or inductor.
+        targets: compute capabilities; none is `DEFAULT_TARGETS` for rtx, the GPU at hand for tensorrt, and for inductor
+            the GPU or else the CPU at hand.
         batch: the least batch, the one to be fastest at, and the largest.
         refittable: weights can be exchanged, so that one engine draws in all styles of the same shape.
+        plugins: synthesis is our fused kernels, as plugins of TensorRT.
     """
 
     engine: str
@@ -53,9 +62,19 @@ class EngineOptions:
     targets: tuple[str, ...] = ()
     batch: tuple[int, int, int] = DEFAULT_BATCH
     refittable: bool = False
+    plugins: bool = False
 
     def resolved(self) -> EngineOptions:
         """The same with its targets named. Raises EngineError where it cannot be built on this machine."""
+        if self.plugins and (self.engine != "tensorrt" or self.precision not in DTYPES):
+            raise EngineError(
+                f"--plugins: found --engine {self.engine} in {self.precision}, expected tensorrt in one of "
+                f"{', '.join(DTYPES)}: TensorRT for RTX has no plugins, and Inductor has the kernels without"
+            )
+        if self.plugins and self.refittable:
+            raise EngineError("--refit: found --plugins, expected one of the two: a plugin's weights are its inputs")
+        if self.engine == "inductor":
+            return self._resolved_for_inductor()
         library = ENGINE_LIBRARIES[self.engine]
         title, version = library.title, import_engine_library(self.engine).__version__
         gpus, complaint = nvidia_gpus()
@@ -86,6 +105,17 @@ class EngineOptions:
                 f"{title} {version} builds for"
             )
         return dataclasses.replace(self, targets=targets)
+
+    def _resolved_for_inductor(self) -> EngineOptions:
+        target = target_here(self.precision)
+        if self.refittable:
+            raise EngineError("--refit: found --engine inductor, expected one of TensorRT's: its weights are its code")
+        if self.targets not in ((), (target,)):
+            raise EngineError(
+                f"--compute-capability: found {' '.join(self.targets)}, expected {target}, as Inductor compiles for "
+                "the machine at hand"
+            )
+        return dataclasses.replace(self, targets=(target,))
 
 
 @dataclass(frozen=True)
@@ -128,8 +158,11 @@ def add_engines(path: Path, options: Iterable[EngineOptions], *, progress: bool 
     return built
 
 
-def build_engines(bundle: Bundle, options: Iterable[EngineOptions], *, progress: bool = True) -> list[BuiltEngine]:
-    """Has an engine of every graph, and of every transfer's, in the cache; the bundle stays as it is.
+def build_engines(
+    bundle: Bundle, options: Iterable[EngineOptions], programs: Programs | None = None, *, progress: bool = True
+) -> list[BuiltEngine]:
+    """Has an engine of every graph, and of every transfer's, in the cache; the bundle stays as it is. `programs` are
+    the model's, for Inductor.
 
     Raises: EngineError where the library cannot be had, or a graph has what it does not take, naming file and node and,
     where that was found before anything was built, how to mend it; BundleError where the bundle has no graphs in a
@@ -137,12 +170,22 @@ def build_engines(bundle: Bundle, options: Iterable[EngineOptions], *, progress:
     """
     plans = [(each, graph, transfer) for each in options for graph, transfer in _graphs(bundle, each)]
     for each, graph, _ in plans:
-        _check_compatible(graph, each)
+        if each.engine != "inductor":
+            _check_compatible(graph, each)
+        if programs is None and (each.engine == "inductor" or each.plugins):
+            command = rebuild_command(each.engine, each.precision, bundle=str(bundle.path))
+            raise EngineError(
+                f"{bundle.path}: found a bundle, expected the checkpoint that it was exported from, which "
+                f"{'Inductor' if each.engine == 'inductor' else '--plugins'} compiles: `{command}`"
+            )
     built: list[BuiltEngine] = []
-    with tqdm(plans, desc="engines", unit=" engines", disable=not (progress and plans)) as bar:
+    with (
+        tqdm(plans, desc="engines", unit=" engines", disable=not (progress and plans)) as bar,
+        tempfile.TemporaryDirectory(prefix="styleinv-engines-") as scratch,  # one: Inductor's caches serve all builds
+    ):
         for each, graph, transfer in bar:
             bar.set_postfix_str(f"{graph.name} {each.engine} {each.precision}")
-            built.append(_build(each, graph, transfer, bar))
+            built.append(_build(each, graph, transfer, programs, Path(scratch), bar))
     return built
 
 
@@ -156,7 +199,7 @@ def place_engines(built: Iterable[BuiltEngine], folder: Path) -> list[dict[str, 
         return [
             {
                 **engine.fields,
-                **_copy(engine.files.engine, folder, f"{engine.stem}.engine", copied),
+                **_copy(engine.files.engine, folder, f"{engine.stem}{_suffix(engine.fields)}", copied),
                 "log": _copy(engine.files.log, folder, f"{engine.stem}.log", copied),
             }
             for engine in built
@@ -181,7 +224,7 @@ def check_refitted(bundle: Bundle, options: Iterable[EngineOptions]) -> None:
 
 def as_table(built: Sequence[BuiltEngine]) -> str:
     """What was built, in a line for each engine."""
-    rows = [("engine", "graph", "precision", "compute capabilities", "batch", "MB", "seconds")]
+    rows = [("engine", "graph", "precision", "for", "batch", "MB", "seconds")]
     for engine in built:
         fields = engine.fields
         rows.append(
@@ -220,27 +263,48 @@ def _check_compatible(graph: GraphSpec, options: EngineOptions) -> None:
         raise EngineError(f"{first.where}: {first.rule}: {first.node}: found {first.found}: {first.fix}{more}")
 
 
-def _build(options: EngineOptions, graph: GraphSpec, transfer: str | None, bar: Any) -> BuiltEngine:
+def _build(
+    options: EngineOptions,
+    graph: GraphSpec,
+    transfer: str | None,
+    programs: Programs | None,
+    scratch: Path,
+    bar: Any,
+) -> BuiltEngine:
     version = str(import_engine_library(options.engine).__version__)
-    details = {"batch": options.batch, "refittable": options.refittable}
-    key = engine_key(graph_hash(graph.file), options.engine, version, options.targets, details)
+    details: dict[str, Any] = {"batch": options.batch, "refittable": options.refittable}
     begin = time.perf_counter()
+    program = None
+    if options.engine == "inductor":
+        assert programs is not None
+        program = programs.of(graph.name, transfer, options.precision, options.targets[0], options.batch)
+    source = graph_hash(graph.file) if program is None else program_hash(program)
+    file = graph.file.resolve()
+    if options.plugins and graph.name in PLUGIN_GRAPHS:
+        assert options.engine == "tensorrt" and programs is not None  # TensorRT for RTX has no plugins
+        file = scratch / f"{graph.name}.onnx"
+        onnx.save(programs.plugin_graph(graph.name, transfer, options.precision), file)
+        source, details["plugins"] = graph_hash(file), [kernels_hash(), metadata.version("triton")]
+    key = engine_key(source, options.engine, version, options.targets, details)
     files, seconds = cached(key), None
     if files is None:
-        with tempfile.TemporaryDirectory(prefix="styleinv-engine-") as scratch:
-            files = CachedEngine(Path(scratch) / "engine", Path(scratch) / "log")
-            job = Job(
-                engine=options.engine,
-                graph=str(graph.file.resolve()),
-                targets=options.targets,
-                batch=options.batch,
-                refittable=options.refittable,
-                out=str(files.engine),
-                log=str(files.log),
-            )
-            build_engine(job, lambda phase: bar.set_postfix_str(f"{graph.name}: {phase}"))
-            seconds = time.perf_counter() - begin
-            files = keep(key, files)
+        files = CachedEngine(scratch / "engine.pt2", scratch / "log")
+        if program is not None:
+            file = scratch / f"{graph.name}.pt2"
+            torch.export.save(program, file)
+        job = Job(
+            engine=options.engine,
+            graph=str(file),
+            targets=options.targets,
+            batch=options.batch,
+            refittable=options.refittable,
+            plugins="plugins" in details,
+            out=str(files.engine),
+            log=str(files.log),
+        )
+        build_engine(job, lambda phase: bar.set_postfix_str(f"{graph.name}: {phase}"))
+        seconds = time.perf_counter() - begin
+        files = keep(key, files)
     place = "-".join((options.engine, options.precision, *options.targets))
     inner = "" if transfer is None else f"transfers/{transfer}/"
     fields = {
@@ -265,6 +329,10 @@ def _copy(source: Path, bundle: Path, name: str, copied: list[Path]) -> dict[str
         copied.append(file)
         shutil.copyfile(source, file)
     return {"file": name, "sha256": file_sha256(file), "bytes": file.stat().st_size}
+
+
+def _suffix(fields: Mapping[str, Any]) -> str:
+    return ".pt2" if fields["engine"] == "inductor" else ".engine"
 
 
 def _which(fields: Mapping[str, Any]) -> str:

@@ -51,6 +51,7 @@ class FusedSynthesis(nn.Module):
         x = self.const.repeat(w.shape[0], 1, 1, 1)
         image: Tensor | None = None
         for block in self.blocks:
+            assert isinstance(block, FusedBlock)
             x, image = block(x, image, styles, coefficients)
             styles, coefficients = styles[len(block.layers) :], coefficients[len(block.layers) - 1 :]
         return self.last.frame(x, image, styles, coefficients)

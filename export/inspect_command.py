@@ -130,7 +130,7 @@ def describe_engines(path: Path) -> dict[str, Any]:
 def _describe_engine(bundle: Bundle, engine: EngineSpec) -> dict[str, Any]:
     return {
         "graph": engine.graph.file.relative_to(bundle.path).as_posix(),
-        "compute_capabilities": list(engine.targets),
+        "targets": list(engine.targets),
         "batch": dict(zip(("least", "usual", "largest"), engine.batch, strict=True)),
         "refittable": engine.refittable,
         "key": engine.key,

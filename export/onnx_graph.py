@@ -34,7 +34,7 @@ def export_onnx(graph: Graph, opset: int = OPSET) -> onnx.ModelProto:
     `graph.output`, and a session gives the value.
     """
     batch = torch.export.Dim("batch", min=1)
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             graph.build().eval(),
             tuple(graph.inputs.values()),
@@ -47,13 +47,13 @@ def export_onnx(graph: Graph, opset: int = OPSET) -> onnx.ModelProto:
         )
     assert program is not None
     model = program.model_proto
-    _name_batch(model, graph.name)
+    name_batch(model, graph.name)
     internal = [value for value in model.graph.output if value.name in graph.internal]
     model.graph.value_info.extend(internal)
     for value in internal:
         model.graph.output.remove(value)
     _part_small_arrays(model)
-    _forget_origin(model)
+    forget_origin(model)
     return model
 
 
@@ -115,7 +115,7 @@ def array_specs(values: Iterable[onnx.ValueInfoProto]) -> dict[str, dict[str, An
     }
 
 
-def _name_batch(model: onnx.ModelProto, name: str) -> None:
+def name_batch(model: onnx.ModelProto, name: str) -> None:
     """Every input's and output's first dimension must be symbolic; they all get the name 'batch'."""
     for value in [*model.graph.input, *model.graph.output]:
         first = value.type.tensor_type.shape.dim[0]
@@ -146,7 +146,7 @@ def _part_small_arrays(model: onnx.ModelProto) -> None:
         graph.initializer.remove(tensor)
 
 
-def _forget_origin(model: onnx.ModelProto) -> None:
+def forget_origin(model: onnx.ModelProto) -> None:
     """Drop what the exporter notes of where each node came from: stack traces, with paths of this machine."""
     for item in [model.graph, *model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output]:
         item.ClearField("metadata_props")
@@ -157,7 +157,7 @@ def _forget_origin(model: onnx.ModelProto) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporter's remarks on packages that this project does not use, and on its own internals."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

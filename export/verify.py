@@ -28,11 +28,12 @@ from styleinv.export.references import (
     sample_label,
 )
 from styleinv.export.tolerances import TOLERANCES
-from styleinv.runtime.bundle import Bundle
+from styleinv.runtime.bundle import Bundle, GraphSpec
 from styleinv.runtime.errors import BundleError
 from styleinv.runtime.manifest_fields import PRECISIONS
 from styleinv.runtime.rollout import Rollout
 from styleinv.runtime.sessions import ENGINES, Session, SessionOptions, Sessions, obstacle, open_graph
+from styleinv.runtime.sessions.engine_choice import engine_for
 from styleinv.training.checkpoint import Checkpoint
 
 BATCHES = (1, 3, 8)
@@ -141,7 +142,8 @@ def verify(
     progress: bool = False,
 ) -> Verification:
     """Measures a bundle in these ways `against` its model in PyTorch, or else its own fp32 graphs in ONNX Runtime.
-    Those also stand in for what was added to the model and is not among the `additions`.
+    Those also stand in for what was added to the model and is not among the `additions`. Engines are run at those of
+    the batches that they take.
 
     Raises: EngineError where onnxruntime is missing. What is out of tolerance is in the result; see its `check`.
     """
@@ -167,6 +169,8 @@ def verify(
     for way in ways:
         with _sessions(bundle, way) as sessions:
             for (batch, (transfer, name)), wanted in expected.items():
+                if not _takes(bundle, way, bundle.graph(name, transfer, way.graphs), batch):
+                    continue
                 found = sessions.session(name, transfer).run(samples[batch][transfer, name], wanted)
                 where = name if transfer is None else f"transfers.{transfer}.{name}"
                 for output, array in wanted.items():
@@ -208,6 +212,14 @@ def _sessions(bundle: Bundle, way: Way) -> Sessions:
     if way.as_files:
         return GraphFileSessions(bundle, engine=way.engine)
     return Sessions(bundle, engine=way.engine, precision=way.precision)
+
+
+def _takes(bundle: Bundle, way: Way, graph: GraphSpec, batch: int) -> bool:
+    """Whether a graph can be run at this batch: engines were compiled for some of them."""
+    if not ENGINES[way.engine].compiled:
+        return True
+    least, _, largest = engine_for(bundle, way.engine, graph).engine.batch
+    return least <= batch <= largest
 
 
 def _compare_probes(sessions: Sessions, way: Way) -> Iterator[Comparison]:

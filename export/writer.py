@@ -36,6 +36,7 @@ from styleinv.export.eight_bits import (
 )
 from styleinv.export.engines import BuiltEngine, EngineOptions, build_engines, check_refitted, place_engines
 from styleinv.export.forms import TARGETS
+from styleinv.export.inductor import Programs
 from styleinv.export.latent_strides import measure_strides
 from styleinv.export.multiplications import multiply_accumulates
 from styleinv.export.onnx_graph import WEIGHTS_FILE, array_specs, export_onnx, join, opset_of, write_models
@@ -129,7 +130,7 @@ def export_bundle(
             with Sessions(bundle) as sessions:
                 manifest["latent_strides"] = measure_strides(sessions, progress)
         write_reports(bundle, result, folder)
-        built = build_engines(bundle, engines, progress=progress)
+        built = build_engines(bundle, engines, Programs(checkpoint, additions, noise), progress=progress)
         manifest["engines"] = place_engines(built, folder)
         write_manifest(folder, manifest)
         check_refitted(Bundle.open(folder), engines)

@@ -8,7 +8,9 @@ Shapes: I O input and output channels, H W height and width, S D numbers of all 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -17,10 +19,10 @@ import torch
 from torch import Tensor
 
 from styleinv.kernels import launch
-from styleinv.kernels.operands import LEAKY_SLOPE, Epilogue, ToRgb
+from styleinv.kernels.operands import Epilogue, ToRgb
 from styleinv.kernels.plan import Call, Network
 from styleinv.kernels.style_layers import block_table
-from styleinv.kernels.tiles import DEFAULT, upsampling_form
+from styleinv.kernels.tiles import DEFAULT
 
 CLAMP = 256.0
 OPTIONS = ("num_warps", "num_stages")
@@ -55,27 +57,34 @@ class Launch:
 
 
 def launches_of(call: Call, network: Network, device: str = DEFAULT) -> list[Launch]:
-    """The launches of one call at batch 1, with the tuning tables of a device. None where the call is a library's."""
-    launches: list[Launch] = []
+    """The launches of one call at batch 1, by the tuning tables of a device. None where the call is a library's.
 
-    def recorder(kernel: Any) -> dict[Any, Callable[..., None]]:
-        return _Recorder(kernel, launches)
-
-    operator = _OPERATORS.get(call.operator)
-    if operator is not None:
-        with mock.patch.multiple(launch, _kernel=recorder, device_name=lambda _: device):
-            operator(call, network, device)
+    Nothing may be launched in another thread at the same time.
+    """
+    if call.operator not in _OPERATORS:
+        return []
+    with recorded(device) as launches:
+        _OPERATORS[call.operator](call, network)
     return launches
 
 
-class _Recorder(dict[Any, Callable[..., None]]):
+@contextmanager
+def recorded(device: str = DEFAULT) -> Iterator[list[Launch]]:
+    """What `launch.py` would launch meanwhile, by the tuning tables of a device; its tensors need no data."""
+    launches: list[Launch] = []
+    recorder = functools.partial(_Recorder, launches=launches)
+    with mock.patch.multiple(launch, _kernel=recorder, device_name=lambda _: device):
+        yield launches
+
+
+@dataclass(frozen=True)
+class _Recorder:
     """Stands for a kernel: recorder[grid](...) writes the launch down."""
 
-    def __init__(self, kernel: Any, launches: list[Launch]) -> None:
-        super().__init__()
-        self.kernel, self.launches = kernel, launches
+    kernel: Any
+    launches: list[Launch]
 
-    def __missing__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
         def record(*operands: Any, **named: Any) -> None:
             options = {name: value for name, value in named.items() if name in OPTIONS}
             constants = {name: value for name, value in named.items() if name not in OPTIONS}
@@ -94,9 +103,6 @@ def _epilogue(call: Call, network: Network, outputs: int, height: int, width: in
         noise=_empty(height, width) if network.noise else None,
         bias=_empty(outputs),
         next_style=_empty(1, outputs) if call.next_styled else None,
-        noise_strength=0.5,  # 1 would be taken for a constant where it is an integer
-        slope=LEAKY_SLOPE,
-        gain=1.5,
         clamp=CLAMP if network.clamps else None,
     )
 
@@ -107,7 +113,7 @@ def _rgb(network: Network, channels: int, height: int, width: int) -> ToRgb:
     return ToRgb(_empty(3, channels), _empty(1, channels), _empty(3), previous, clamp)
 
 
-def _layer(call: Call, network: Network, device: str) -> None:
+def _layer(call: Call, network: Network) -> None:
     inputs, outputs, height, width = call.layer
     x = _empty(1, height, width, inputs, dtype=network.dtype)
     weight = _empty(outputs, 3, 3, inputs, dtype=network.dtype)
@@ -122,10 +128,8 @@ def _layer(call: Call, network: Network, device: str) -> None:
     operator(x, weight, rgb, style, epilogue)
 
 
-def _upsampling_layer(call: Call, network: Network, device: str) -> None:
+def _upsampling_layer(call: Call, network: Network) -> None:
     inputs, outputs, height, width = call.layer
-    if upsampling_form(network.dtype, call.layer, device) != "polyphase":
-        raise ValueError(f"{call.operator} {call.layer}: found the form two_steps, expected polyphase, as it is one call")
     launch.upsampling_layer(
         _empty(1, height, width, inputs, dtype=network.dtype),
         _empty(4, outputs, 3, 3, inputs, dtype=network.dtype),
@@ -134,25 +138,25 @@ def _upsampling_layer(call: Call, network: Network, device: str) -> None:
     )
 
 
-def _filter(call: Call, network: Network, device: str) -> None:
+def _filter(call: Call, network: Network) -> None:
     _, outputs, height, width = call.layer
     x = _empty(1, 2 * height + 1, 2 * width + 1, outputs, dtype=network.dtype)
     launch.filtered_layer(x, _epilogue(call, network, outputs, 2 * height, 2 * width))
 
 
-def _to_rgb(call: Call, network: Network, device: str) -> None:
+def _to_rgb(call: Call, network: Network) -> None:
     channels, _, height, width = call.layer
     x = _empty(1, height, width, channels, dtype=network.dtype)
     operator = launch.to_rgb_skip_frame if call.operator == "to_rgb_skip_frame" else launch.to_rgb_skip
     operator(x, _rgb(network, channels, height, width))
 
 
-def _adain(call: Call, network: Network, device: str) -> None:
+def _adain(call: Call, network: Network) -> None:
     channels, _, height, width = call.layer
     launch.adain_lrelu(_empty(1, height, width, channels, dtype=network.dtype), _empty(1, 2 * channels))
 
 
-def _styles(call: Call, network: Network, device: str) -> None:
+def _styles(call: Call, network: Network) -> None:
     first, rest = network.channels(4), network.resolutions()[1:]
     layers = [(first, first), (first, 0)]
     for resolution in rest:

@@ -3,8 +3,8 @@
     registers, spilled, shared    what `cuobjdump -res-usage` and Triton tell
     occupancy                     resident warps of the most that a multiprocessor holds
 
-Limits of a multiprocessor: CUDA C++ Programming Guide 13.0, "Compute Capabilities", tables of features and technical
-specifications; tensor memory: PTX ISA, "Tensor Memory".
+Limits of a multiprocessor: CUDA C++ Programming Guide 13.0, "Compute Capabilities", technical specifications; how they
+bound occupancy: cuda_occupancy.h of CUDA 13.0; tensor memory: PTX ISA, "Tensor Memory".
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import collections
 import re
 import subprocess
 import tempfile
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from styleinv.kernels.launches import Launch
 
 KIB = 1024
 REGISTERS = 64 * KIB  # of a multiprocessor, 32 bits each, whatever the target
-REGISTER_UNIT, WARP_UNIT = 256, 4  # registers are given to a warp in such units, and warps in such numbers
+REGISTER_UNIT, PARTS = 256, 4  # registers are given to a warp in such units, out of one of four parts
 RESERVED_SHARED, SHARED_UNIT = KIB, 128  # the system's part of each block's shared memory; the unit it is given in
 TENSOR_COLUMNS = 512  # of a multiprocessor's tensor memory
 
@@ -54,6 +53,7 @@ class Resources:
 
     Args:
         warps: of a block.
+        stages: of its pipeline.
         registers: of a thread.
         spilled: bytes of a thread that registers had no place for, and that lie in device memory.
         shared: bytes of a block.
@@ -62,6 +62,7 @@ class Resources:
     """
 
     warps: int
+    stages: int
     registers: int
     spilled: int
     shared: int
@@ -91,24 +92,23 @@ def resources(launch: Launch, target: int, options: dict[str, int] | None = None
     source = ASTSource(kernel, signature, constants, attributes)
     compiled = triton.compile(source, target=gpu, options=chosen.__dict__)
     registers, spilled, code = _machine_code(compiled.asm["cubin"])
-    metadata = compiled.metadata
+    used = compiled.metadata
     return Resources(
-        metadata.num_warps, registers, spilled, metadata.shared, getattr(metadata, "tmem_size", 0), instruction(code)
+        used.num_warps, used.num_stages, registers, spilled, used.shared, used.tmem_size, instruction(code)
     )
 
 
 def occupancy(used: Resources, target: int) -> float:
-    """The share of a multiprocessor's warps that are resident, 0 where not one block fits (CUDA C++ Best Practices
-    Guide, "Occupancy")."""
+    """The share of a multiprocessor's warps that are resident, 0 where not one block fits."""
     limits = LIMITS[target]
     shared = _up(used.shared + RESERVED_SHARED, SHARED_UNIT)
     if used.shared > limits.shared_block:
         return 0.0
-    warps_by_registers = REGISTERS // _up(used.registers * 32, REGISTER_UNIT) // WARP_UNIT * WARP_UNIT
+    warps_with_registers = REGISTERS // PARTS // _up(used.registers * 32, REGISTER_UNIT) * PARTS
     blocks = min(
         limits.blocks,
         limits.warps // used.warps,
-        warps_by_registers // _up(used.warps, WARP_UNIT),
+        warps_with_registers // used.warps,
         limits.shared // shared,
         TENSOR_COLUMNS // used.tensor_columns if used.tensor_columns else limits.blocks,
     )

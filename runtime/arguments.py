@@ -100,8 +100,8 @@ def add_playing(parser: argparse.ArgumentParser) -> None:
     add(
         "--trust",
         action="store_true",
-        help="with --engine auto: use compiled engines of the bundle, too; --engine tensorrt and rtx always do. They "
-        "are native code, which can do anything, so trust only bundles of your own or of people that you trust",
+        help="with --engine auto: use compiled engines of the bundle, too; --engine tensorrt, rtx and inductor always "
+        "do. They are native code, which can do anything, so trust only bundles of your own or of people you trust",
     )
     add(
         "--precision",

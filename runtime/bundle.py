@@ -77,13 +77,13 @@ class GraphSpec:
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """A graph that a library has compiled for GPUs of some compute capabilities, and batches from a least to a largest
-    size, the one in the middle fastest. It holds native code: what loads it must trust it."""
+    """A graph that a library has compiled for some GPUs or CPUs, and batches from a least to a largest size, the one in
+    the middle fastest. It holds native code: what loads it must trust it."""
 
-    engine: str  # the session that loads it: rtx or tensorrt
+    engine: str  # the session that loads it: rtx, tensorrt or inductor
     version: str  # of the library
     precision: str  # in which the bundle plays on it; the graph's own may be more exact, as that of `mapping` is
-    targets: tuple[str, ...]  # compute capabilities, such as '8.9'
+    targets: tuple[str, ...]  # compute capabilities, such as '8.9', or a kind of CPU
     batch: tuple[int, int, int]
     refittable: bool
     key: str  # hash of all that it was built from

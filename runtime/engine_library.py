@@ -1,4 +1,5 @@
-"""The two libraries that compile graphs into engines, TensorRT and TensorRT for RTX: one interface, two modules."""
+"""The libraries that compile graphs into engines: TensorRT and TensorRT for RTX, one interface in two modules, and
+PyTorch's Inductor."""
 
 from __future__ import annotations
 
@@ -22,6 +23,7 @@ class EngineLibrary:
 ENGINE_LIBRARIES = {  # by the name of the session that loads their engines
     "rtx": EngineLibrary("TensorRT for RTX", "tensorrt_rtx", "styleinv[rtx]", True),
     "tensorrt": EngineLibrary("TensorRT", "tensorrt", "styleinv[runtime-gpu]", False),
+    "inductor": EngineLibrary("PyTorch", "torch", "styleinv[kernels]", False),
 }
 OLDEST = 11  # the version of TensorRT from which on networks are strongly typed, as these graphs want it
 

@@ -111,15 +111,20 @@ TRANSFER_NAME = Rule(
     "a name of letters, digits, - and _, at most 100 of them",
     lambda value: isinstance(value, str) and re.fullmatch("[A-Za-z0-9_-]{1,100}", value) is not None,
 )
-CAPABILITIES = Rule(
-    "a list of compute capabilities, such as 8.9",
-    lambda value: isinstance(value, list) and len(value) > 0 and all(map(is_capability, value)),
+CPU_TARGET = "x86-64-v3"  # what a package for CPUs is compiled for: any with AVX2, by its ABI's name
+TARGETS = Rule(
+    f"a list of compute capabilities, such as 8.9, or of {CPU_TARGET}",
+    lambda value: (
+        isinstance(value, list)
+        and len(value) > 0
+        and all(target == CPU_TARGET or is_capability(target) for target in value)
+    ),
 )
-ENGINE = {  # a graph that a library has compiled for some GPUs
-    "engine": one_of("rtx", "tensorrt"),  # the session that loads it
+ENGINE = {  # a graph that a library has compiled for some GPUs, or for CPUs
+    "engine": one_of("rtx", "tensorrt", "inductor"),  # the session that loads it
     "version": TEXT,  # of the library
     "precision": one_of(*PRECISIONS),
-    "targets": CAPABILITIES,
+    "targets": TARGETS,
     "graph": TEXT,
     "transfer": Rule("the name of a transfer", lambda value: value is None or TRANSFER_NAME.holds(value)),
     "batch": Rule("three whole numbers, each at least the one before", lambda value: is_batch_range(value)),

@@ -144,7 +144,7 @@ class Rollout(Closing):
                 'fp16' is for GPUs.
             threads: CPU threads; None lets the engine decide.
             trust: compiled engines in a bundle are native code, which can do anything: 'auto' takes them only from a
-                bundle that is trusted, such as one's own. Who names 'tensorrt' or 'rtx' trusts the bundle.
+                bundle that is trusted, such as one's own. Who names such an engine trusts the bundle.
             verify_hashes: read every file of the folder to compare its SHA-256, while the engine loads.
             arguments: as in the class: z, w0, image, motion_seed, truncation, label, transfer, latent_stride,
                 latent_psnr_db.

@@ -47,7 +47,8 @@ _TENSORRT, _ONNXRUNTIME_GPU = "styleinv.runtime.sessions.tensorrt", "styleinv.ru
 _ON_GPU = {"fp32": "fp32", "fp16": "fp16"}
 
 # In the order in which 'auto' tries them: a GPU is faster than a CPU, and there OpenVINO is faster than ONNX Runtime,
-# which runs everywhere. The last two compile graphs for minutes when they load them, so they must be asked for.
+# and that faster than packages of Inductor, whose place on a GPU has not been measured. The last two compile graphs for
+# minutes when they load them, so they must be asked for.
 ENGINES = {
     "tensorrt": Engine(_TENSORRT, {name: name for name in PRECISIONS}, compiled=True),
     "rtx": Engine(_TENSORRT, {name: name for name in PRECISIONS}, compiled=True),
@@ -55,6 +56,9 @@ ENGINES = {
     "openvino": Engine("styleinv.runtime.sessions.openvino", {"fp32": "fp32", "bf16": "fp32"}),
     "onnxruntime": Engine(
         "styleinv.runtime.sessions.onnxruntime", {"fp32": "fp32", "fp16": "fp16", "fp8": "fp8", "int8": "int8"}
+    ),
+    "inductor": Engine(
+        "styleinv.runtime.sessions.inductor", {name: name for name in ("fp32", "fp16", "bf16")}, compiled=True
     ),
     "onnxruntime-tensorrt": Engine(_ONNXRUNTIME_GPU, _ON_GPU, automatic=False),
     "onnxruntime-rtx": Engine(_ONNXRUNTIME_GPU, _ON_GPU, automatic=False),
@@ -134,7 +138,7 @@ def _candidates(engine: str, precision: str, trusted: Bundle | None = None) -> l
     compiled = [name for name, each in automatic.items() if each.compiled]
     fitting = [name for name in compiled if trusted is not None and _is_compiled(trusted, name, precision)]
     reasons = {name: obstacle(name, precision) for name in automatic if name not in compiled}
-    found = fitting + [name for name, reason in reasons.items() if reason is None]
+    found = [name for name in automatic if name in fitting or (name in reasons and reasons[name] is None)]
     if found:
         return found
     listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
@@ -143,7 +147,7 @@ def _candidates(engine: str, precision: str, trusted: Bundle | None = None) -> l
 
 def _is_compiled(bundle: Bundle, engine: str, precision: str) -> bool:
     """Whether the bundle holds engines of all graphs that playing takes, which this machine can load."""
-    if obstacle(engine, precision) is not None:
+    if all(spec.engine != engine for spec in bundle.engines) or obstacle(engine, precision) is not None:
         return False
     graphs = [name for name in PLAYED_GRAPHS if name in bundle.manifest["graphs"]]
     return all(_has_engine(bundle, engine, name, precision) for name in graphs)

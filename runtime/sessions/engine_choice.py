@@ -1,4 +1,4 @@
-"""Which engine of a bundle fits this machine: built by the library's own version, for this GPU, for the batch."""
+"""Which engine of a bundle fits this machine: built by the library's own version, for its GPU or CPU, for the batch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from styleinv.runtime.bundle import Bundle, EngineSpec, GraphSpec
 from styleinv.runtime.errors import EngineError
+from styleinv.runtime.manifest_fields import is_capability
 
 # What TensorRT for RTX finds wrong with an engine, by the bits of its EngineInvalidityDiagnostics.
 FINDINGS = {
@@ -21,10 +22,11 @@ FINDINGS = {
 
 @dataclass(frozen=True)
 class Here:
-    """What this machine has: the library's version and the GPU's compute capability."""
+    """What this machine has: the library's version, and the target that engines must be for, which is the GPU's compute
+    capability, or the kind of CPU."""
 
     version: str
-    compute_capability: str
+    target: str
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def engine_for(bundle: Bundle, engine: str, graph: GraphSpec, here: Here | None 
         return CompiledGraph(fitting[-1], graph)
     others = [spec for spec in bundle.engines if spec.engine == engine]
     found = "; ".join(_described(spec, here) for spec in compiled or others) or "none"
-    target = None if here is None else here.compute_capability
+    target = None if here is None else here.target
     raise EngineError(
         f"{bundle.path}: engines of {graph.file.relative_to(bundle.path)} for {engine}: found {found}, expected one in "
         f"{graph.precision}{'' if here is None else _wanted(here)}: build it with "
@@ -61,8 +63,9 @@ def misfit(spec: EngineSpec, here: Here) -> str | None:
     """Why this machine cannot load an engine, in words; None where it can."""
     if spec.version != here.version:
         return f"built by version {spec.version}, where {here.version} is installed"
-    if here.compute_capability not in spec.targets:
-        return f"built for compute capability {', '.join(spec.targets)}, where the GPU has {here.compute_capability}"
+    if here.target not in spec.targets:
+        there = f"the GPU has {here.target}" if is_capability(here.target) else f"there is {_hardware(here.target)}"
+        return f"built for {_hardware(*spec.targets)}, where {there}"
     return None
 
 
@@ -82,10 +85,12 @@ def rebuild_command(
     bundle: str = "BUNDLE",
     batch: tuple[int, int, int] | None = None,
 ) -> str:
-    """The command that builds the engines of a bundle. TensorRT builds for the GPU at hand, so it is not told which."""
+    """The command that builds the engines of a bundle. TensorRT builds for the GPU at hand, so it is not told which;
+    Inductor compiles the model itself, which is in no bundle."""
+    source = f"MODEL --out {bundle}" if engine == "inductor" else bundle
     target = f" --compute-capability {compute_capability or '8.9'}" if engine == "rtx" else ""
     sizes = "" if batch is None else " --batch {} {} {}".format(*batch)
-    return f"styleinv export {bundle} --engine {engine} --precision {precision}{target}{sizes}"
+    return f"styleinv export {source} --engine {engine} --precision {precision}{target}{sizes}"
 
 
 def findings(diagnostics: int) -> str:
@@ -106,4 +111,9 @@ def _described(spec: EngineSpec, here: Here | None) -> str:
 
 
 def _wanted(here: Here) -> str:
-    return f" by version {here.version} for compute capability {here.compute_capability}"
+    return f" by version {here.version} for {_hardware(here.target)}"
+
+
+def _hardware(*targets: str) -> str:
+    """Targets in words."""
+    return f"{'compute capability' if is_capability(targets[0]) else 'a CPU of'} {', '.join(targets)}"

@@ -107,8 +107,8 @@ def test_both_onnxruntimes_are_warned_of(monkeypatch):
 
 
 def test_without_any_engine_the_status_is_2(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "openvino", None)
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    for library in ("openvino", "onnxruntime", "torch"):
+        monkeypatch.setitem(sys.modules, library, None)
     assert cli.main(["doctor"]) == 2
     printed, error = capsys.readouterr()
     assert "  openvino              fp32  no: the engine openvino cannot be had" in printed
