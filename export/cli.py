@@ -11,7 +11,8 @@ import torch
 
 from styleinv.export.additions import Additions
 from styleinv.export.eight_bits import as_table as quantisation_table
-from styleinv.export.engines import DEFAULT_BATCH, DEFAULT_TARGETS, EngineOptions, add_engines, as_table
+from styleinv.export.engine_options import DEFAULT_BATCH, DEFAULT_TARGETS, EngineOptions
+from styleinv.export.engines import add_engines, as_table
 from styleinv.export.forms import TARGETS
 from styleinv.export.lint_report import report_lint
 from styleinv.export.writer import NOISE_MODES, export_bundle, write_bundle

@@ -8,7 +8,6 @@ name carries its key, so an engine that is built anew never overwrites one that 
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import os
 import shutil
@@ -25,97 +24,19 @@ import onnx
 import torch
 from tqdm import tqdm
 
-from styleinv.export.arithmetic import DTYPES
-from styleinv.export.engine_build import Job, build_engine, supported_capabilities
+from styleinv.export.engine_build import Job, build_engine
 from styleinv.export.engine_cache import CachedEngine, cached, engine_key, graph_hash, keep
-from styleinv.export.inductor import Programs, kernels_hash, program_hash, target_here
+from styleinv.export.engine_options import EngineOptions
+from styleinv.export.inductor import Programs, kernels_hash, program_hash
 from styleinv.export.lint import lint
 from styleinv.export.refit import can_refit, check_refits
 from styleinv.runtime.bundle import Bundle, GraphSpec, file_sha256, write_manifest
-from styleinv.runtime.engine_library import ENGINE_LIBRARIES, import_engine_library
+from styleinv.runtime.engine_library import import_engine_library
 from styleinv.runtime.errors import BundleError, EngineError
-from styleinv.runtime.machine import nvidia_gpus
-from styleinv.runtime.sessions.engine_choice import rebuild_command
 
-DEFAULT_TARGETS = ("8.6", "8.9", "12.0")  # GeForce RTX 30, 40 and 50: more of them in an engine cost next to nothing
-DEFAULT_BATCH = (1, 1, 4)
 BUILT_FROM = ("graphs", "precisions", "transfers")  # what of a manifest engines are built from
 PLUGIN_GRAPHS = ("synthesis", "frame")  # those that draw
 WHICH = ("engine", "precision", "targets", "graph", "transfer")  # a new engine replaces the one that has the same
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """What to build from a bundle's graphs in a precision.
-
-    Args:
-        engine: rtx, tensorrt or inductor.
-        targets: compute capabilities; none is `DEFAULT_TARGETS` for rtx, the GPU at hand for tensorrt, and for inductor
-            the GPU or else the CPU at hand.
-        batch: the least batch, the one to be fastest at, and the largest.
-        refittable: weights can be exchanged, so that one engine draws in all styles of the same shape.
-        plugins: synthesis is our fused kernels, as plugins of TensorRT.
-    """
-
-    engine: str
-    precision: str
-    targets: tuple[str, ...] = ()
-    batch: tuple[int, int, int] = DEFAULT_BATCH
-    refittable: bool = False
-    plugins: bool = False
-
-    def resolved(self) -> EngineOptions:
-        """The same with its targets named. Raises EngineError where it cannot be built on this machine."""
-        if self.plugins and (self.engine != "tensorrt" or self.precision not in DTYPES):
-            raise EngineError(
-                f"--plugins: found --engine {self.engine} in {self.precision}, expected tensorrt in one of "
-                f"{', '.join(DTYPES)}: TensorRT for RTX has no plugins, and Inductor has the kernels without"
-            )
-        if self.plugins and self.refittable:
-            raise EngineError("--refit: found --plugins, expected one of the two: a plugin's weights are its inputs")
-        if self.engine == "inductor":
-            return self._resolved_for_inductor()
-        library = ENGINE_LIBRARIES[self.engine]
-        title, version = library.title, import_engine_library(self.engine).__version__
-        gpus, complaint = nvidia_gpus()
-        if self.refittable and not gpus:
-            raise EngineError(
-                f"--refit: found no GPU ({complaint}), expected one: {title} compiles engines that can be refitted "
-                "with the GPU's driver; without --refit each transfer gets an engine of its own"
-            )
-        if not library.builds_for_others:
-            if not gpus:
-                raise EngineError(
-                    f"--engine {self.engine}: found no GPU ({complaint}), expected the one that is to play: {title} "
-                    "builds for the GPU at hand; --engine rtx builds without one"
-                )
-            here = gpus[0].compute_capability
-            if self.targets not in ((), (here,)):
-                raise EngineError(
-                    f"--compute-capability: found {' '.join(self.targets)}, expected {here}, as {title} builds for the "
-                    "GPU at hand"
-                )
-            return dataclasses.replace(self, targets=(here,))
-        capabilities = supported_capabilities(self.engine)
-        targets = tuple(dict.fromkeys(self.targets or DEFAULT_TARGETS))
-        unknown = [target for target in targets if target not in capabilities]
-        if unknown:
-            raise EngineError(
-                f"--compute-capability: found {' '.join(unknown)}, expected some of {' '.join(capabilities)}, which "
-                f"{title} {version} builds for"
-            )
-        return dataclasses.replace(self, targets=targets)
-
-    def _resolved_for_inductor(self) -> EngineOptions:
-        target = target_here(self.precision)
-        if self.refittable:
-            raise EngineError("--refit: found --engine inductor, expected one of TensorRT's: its weights are its code")
-        if self.targets not in ((), (target,)):
-            raise EngineError(
-                f"--compute-capability: found {' '.join(self.targets)}, expected {target}, as Inductor compiles for "
-                "the machine at hand"
-            )
-        return dataclasses.replace(self, targets=(target,))
 
 
 @dataclass(frozen=True)
@@ -162,7 +83,7 @@ def build_engines(
     bundle: Bundle, options: Iterable[EngineOptions], programs: Programs | None = None, *, progress: bool = True
 ) -> list[BuiltEngine]:
     """Has an engine of every graph, and of every transfer's, in the cache; the bundle stays as it is. `programs` are
-    the model's, for Inductor.
+    the model's, which Inductor and plugins take.
 
     Raises: EngineError where the library cannot be had, or a graph has what it does not take, naming file and node and,
     where that was found before anything was built, how to mend it; BundleError where the bundle has no graphs in a
@@ -173,10 +94,10 @@ def build_engines(
         if each.engine != "inductor":
             _check_compatible(graph, each)
         if programs is None and (each.engine == "inductor" or each.plugins):
-            command = rebuild_command(each.engine, each.precision, bundle=str(bundle.path))
+            what = f"--engine {each.engine}{' --plugins' * each.plugins}"
             raise EngineError(
-                f"{bundle.path}: found a bundle, expected the checkpoint that it was exported from, which "
-                f"{'Inductor' if each.engine == 'inductor' else '--plugins'} compiles: `{command}`"
+                f"{bundle.path}: found a bundle, expected the checkpoint that it was exported from, which {what} "
+                f"compiles: `styleinv export MODEL --out {bundle.path} {what} --precision {each.precision}`"
             )
     built: list[BuiltEngine] = []
     with (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx
 
-from styleinv.export.engines import DEFAULT_TARGETS
+from styleinv.export.engine_options import DEFAULT_TARGETS
 from styleinv.export.lint import Finding, lint
 from styleinv.export.operators import supported_operators
 from styleinv.export.value_types import declared_type, dtype_name, nodes_in, value_types

@@ -34,7 +34,8 @@ from styleinv.export.eight_bits import (
     quantise,
     sample_latents,
 )
-from styleinv.export.engines import BuiltEngine, EngineOptions, build_engines, check_refitted, place_engines
+from styleinv.export.engine_options import EngineOptions
+from styleinv.export.engines import BuiltEngine, build_engines, check_refitted, place_engines
 from styleinv.export.forms import TARGETS
 from styleinv.export.inductor import Programs
 from styleinv.export.latent_strides import measure_strides

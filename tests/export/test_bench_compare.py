@@ -245,7 +245,7 @@ def test_rows_of_earlier_versions_stay_valid():
     check_header(ROOT / "benchmarks/results/bench.csv")
 
 
-@pytest.mark.parametrize("target", ["test-gpu", "bench-gpu"])
+@pytest.mark.parametrize("target", ["test-gpu", "bench-gpu", "tune-gpu"])
 def test_make_needs_a_gpu_before_it_installs_anything(target, tmp_path):
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\nexit 9\n")

@@ -13,7 +13,7 @@ import onnx
 import pytest
 from engine_jobs import GRAPHS, job_of, rtx
 
-from styleinv.export import engines
+from styleinv.export import engine_options, engines
 from styleinv.export.engine_build import Job, build_engine
 from styleinv.export.engines import add_engines
 from styleinv.runtime import Bundle
@@ -46,7 +46,7 @@ def test_a_precision_that_the_bundle_has_not(small_copy, capsys):
 def test_tensorrt_wants_the_gpu_that_is_to_play(small_copy, capsys, monkeypatch):
     said = refused(capsys, small_copy, "--engine", "tensorrt")
     assert "TensorRT cannot be had" in said and "pip install 'styleinv[runtime-gpu]'" in said
-    monkeypatch.setattr(engines, "import_engine_library", lambda engine: import_engine_library("rtx"))
+    monkeypatch.setattr(engine_options, "import_engine_library", lambda engine: import_engine_library("rtx"))
     said = refused(capsys, small_copy, "--engine", "tensorrt")
     assert "--engine tensorrt: found no GPU" in said and "--engine rtx builds without one" in said
 

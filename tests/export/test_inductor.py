@@ -17,7 +17,8 @@ from styleinv import kernels
 from styleinv.export import engines
 from styleinv.export.additions import Additions
 from styleinv.export.engine_build import build_engine
-from styleinv.export.engines import EngineOptions, build_engines
+from styleinv.export.engine_options import EngineOptions
+from styleinv.export.engines import build_engines
 from styleinv.export.inductor import Programs, export_program, program_hash
 from styleinv.runtime import Bundle
 from styleinv.runtime.cli import main

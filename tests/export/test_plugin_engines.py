@@ -8,7 +8,8 @@ import pytest
 
 from styleinv.export import engines
 from styleinv.export.additions import Additions
-from styleinv.export.engines import EngineOptions, build_engines
+from styleinv.export.engine_options import EngineOptions
+from styleinv.export.engines import build_engines
 from styleinv.export.inductor import Programs
 from styleinv.export.plugin_graph import plugins_of
 from styleinv.runtime.bundle import Bundle
@@ -61,9 +62,6 @@ def test_other_engines_are_refused(engine, precision):
 
 
 def test_they_take_a_checkpoint(jobs, small_bundle):
-    with pytest.raises(
-        EngineError, match="expected the checkpoint that it was exported from, which --plugins compiles"
-    ):
-        build_engines(
-            Bundle.open(small_bundle), [EngineOptions("tensorrt", "fp32", ("8.9",), plugins=True)], progress=False
-        )
+    options = [EngineOptions("tensorrt", "fp32", ("8.9",), plugins=True)]
+    with pytest.raises(EngineError, match="found a bundle, expected the checkpoint .* --engine tensorrt --plugins"):
+        build_engines(Bundle.open(small_bundle), options, progress=False)

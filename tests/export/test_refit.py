@@ -10,7 +10,8 @@ import pytest
 
 from styleinv.export import engine_build, engines, refit
 from styleinv.export.additions import Additions
-from styleinv.export.engines import EngineOptions, add_engines
+from styleinv.export.engine_options import EngineOptions
+from styleinv.export.engines import add_engines
 from styleinv.export.refit import can_refit, check_refit
 from styleinv.export.writer import write_bundle
 from styleinv.runtime import Bundle, Sessions

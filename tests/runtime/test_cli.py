@@ -48,6 +48,7 @@ def test_commands_are_strings_into_our_rooms():
         "import",
         "inspect",
         "export",
+        "kernels",
         "verify",
         "bench",
         "doctor",

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from styleinv.export.engine_build import Job
-from styleinv.export.engines import EngineOptions
+from styleinv.export.engine_options import EngineOptions
 
 GRAPHS = ["content", "frame", "latent", "mapping", "synthesis"]
 
