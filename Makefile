@@ -59,9 +59,11 @@ test-gpu: gpu $(GPU_VENV)/installed
 	$(GPU_BIN)/pytest -m gpu $(TEST_GPU_FLAGS)
 
 # An untrained model is as fast as a trained one. An engine that cannot be built is told, and missing in the table.
-bench-gpu: gpu $(BENCH_GPU_DIR)/model.safetensors
-	$(GPU_BIN)/styleinv export $(BENCH_GPU_DIR)/model.safetensors --out $(BENCH_GPU_DIR)/model.bundle \
-	  --precision $(BENCH_GPU_PRECISION)
+bench-gpu: $(BENCH_GPU_DIR)/model.safetensors | gpu
+	export="$(GPU_BIN)/styleinv export $< --out $(BENCH_GPU_DIR)/model.bundle --precision $(BENCH_GPU_PRECISION)"; \
+	$$export --engine inductor || { \
+	  echo "bench-gpu: no packages of inductor: the lines above say why" >&2; $$export; \
+	}
 	for engine in $(BENCH_GPU_ENGINES); do \
 	  $(GPU_BIN)/styleinv export $(BENCH_GPU_DIR)/model.bundle --engine $$engine --precision $(BENCH_GPU_PRECISION) \
 	    --compute-capability $$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1) \

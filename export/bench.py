@@ -24,13 +24,14 @@ from styleinv.export.bench_playing import Played, TimedSessions, play
 from styleinv.export.bench_start import FIRST_FRAME, Settings, played_label
 from styleinv.runtime.bundle import Bundle, file_sha256
 from styleinv.runtime.errors import BundleError, CheckpointError, EngineError, StyleInVError
+from styleinv.runtime.manifest_fields import CPU_TARGET
 from styleinv.runtime.rollout import Rollout
 
 if TYPE_CHECKING:  # it imports torch
     from styleinv.export.bench_baseline import Baseline
 
 FRAME_GRAPHS = {"styleinv": ("latent", "synthesis"), "image": ("synthesis",)}  # by kind, what a frame takes
-ON_CPU = ("openvino", "onnxruntime")  # engines that play on the CPU; all others play on a GPU
+ON_CPU = ("openvino", "onnxruntime")  # engines that play on the CPU; but for inductor, all others play on a GPU
 STARTS = 3
 MEMORY_FRAMES = 50  # that the process whose memory is measured plays after the warm-up, if so many are timed
 
@@ -93,7 +94,7 @@ def measure(settings: Settings, checkpoint: Path | None, report: Callable[[str],
         report(f"{settings.whole_batches(settings.frames)} frames on {rollout.engine}")
         played = play(rollout, sessions, settings)
         convolutions: Convolutions | str
-        if sessions.engine in ON_CPU:
+        if plays_on_cpu(sessions.engine):
             try:
                 convolutions = fastest_convolutions(settings.precision, settings.threads)
             except EngineError as error:
@@ -177,3 +178,12 @@ def _start(settings: Settings) -> tuple[float, float]:
     if status != 0 or first != FIRST_FRAME:
         raise StyleInVError(f"{settings.bundle}: a process that played it ended with status {status}: {said}")
     return seconds, float(rest)
+
+
+def plays_on_cpu(engine: str) -> bool:
+    """Whether an engine plays on the CPU of this machine; packages of Inductor do where PyTorch sees no GPU."""
+    if engine != "inductor":
+        return engine in ON_CPU
+    from styleinv.runtime.sessions.inductor import here  # it asks PyTorch
+
+    return here(engine).target == CPU_TARGET

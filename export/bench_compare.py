@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from styleinv.export.bench import ON_CPU, check_origin, open_playable
+from styleinv.export.bench import check_origin, open_playable, plays_on_cpu
 from styleinv.export.bench_baseline import BLOCK, SquaredError
 from styleinv.export.bench_playing import Clock, Milliseconds
 from styleinv.export.bench_start import Settings, frame_indices, played_label
@@ -148,7 +148,7 @@ def ways_of(
                 missing[name, precision] = f"PyTorch on {device} is compared in {' and '.join(computes)}"
     for engine, precision in itertools.product(ENGINES, precisions):
         reason = obstacle(engine, precision)
-        if reason is None and (engine in ON_CPU) != (device == "cpu"):
+        if reason is None and plays_on_cpu(engine) != (device == "cpu"):
             reason = f"it does not play on {device}, where this comparison is"
         if reason is None:
             yield Way(engine, precision, partial(_open_engine, engine, precision, settings, bundle))

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from styleinv.export import bench_command, bench_compare, bench_torch
+from styleinv.export.bench import ON_CPU
 from styleinv.export.bench_compare import Comparison, Timed, Way, opened, take_turns, ways_of
 from styleinv.export.bench_compare_report import COLUMNS, as_rows, as_table
 from styleinv.export.bench_csv import COLUMNS as BENCH_COLUMNS
@@ -186,12 +187,14 @@ def test_a_way_that_does_not_open_is_told(small_bundle, small_checkpoint, monkey
 
 def test_ways_of_a_gpu(small_bundle, monkeypatch):
     monkeypatch.setattr(bench_compare, "obstacle", lambda engine, _: "not installed" if engine == "tensorrt" else None)
+    monkeypatch.setattr(bench_compare, "plays_on_cpu", ON_CPU.__contains__)
     missing = {}
+    engines = "rtx", "onnxruntime-cuda", "inductor", "onnxruntime-tensorrt", "onnxruntime-rtx"
     ways = ways_of(Settings("fake"), Bundle.open(small_bundle), ["fp16"], "cuda", Path("fake"), missing)
     assert [(way.name, way.precision) for way in ways] == [
         ("PyTorch eager", "fp32"),  # the yardstick, whatever is asked for
         *((name, "fp16") for name in bench_torch.WAYS),
-        *((name, "fp16") for name in ("rtx", "onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-rtx")),
+        *((name, "fp16") for name in engines),
     ]
     elsewhere = "it does not play on cuda, where this comparison is"
     assert missing == {

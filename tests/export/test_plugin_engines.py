@@ -63,5 +63,5 @@ def test_other_engines_are_refused(engine, precision):
 
 def test_they_take_a_checkpoint(jobs, small_bundle):
     options = [EngineOptions("tensorrt", "fp32", ("8.9",), plugins=True)]
-    with pytest.raises(EngineError, match="found a bundle, expected the checkpoint .* --engine tensorrt --plugins"):
+    with pytest.raises(EngineError, match=r"found a bundle, expected the checkpoint .* --engine tensorrt --plugins"):
         build_engines(Bundle.open(small_bundle), options, progress=False)
