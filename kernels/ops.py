@@ -73,7 +73,8 @@ def modulated_conv2d_up2(
 
     x [B, H, W, I], noise [2H, 2W] -> [B, 2H, 2W, O]. The weight, prepared once by `tiles.upsampling_weight`, says in
     which form: [4, O, 3, 3, I], that of four phases, is one kernel; [I, 3, 3, O] is two steps, a transposed convolution
-    and a kernel that filters what it wrote. Raises as `modulated_conv2d`.
+    and a kernel that filters what it wrote. The convolution is cuDNN's, which drops digits of float32 where
+    `torch.backends.cudnn.allow_tf32` is set, as it is by default. Raises as `modulated_conv2d`.
     """
     epilogue = Epilogue(demodulation, noise, bias, next_style, noise_strength, slope, gain, clamp)
     check_layer(x, weight, style, epilogue, upsample=True)
