@@ -1,5 +1,6 @@
 """What the README tells a user is what is tested."""
 
+import functools
 import re
 import subprocess
 import sys
@@ -59,12 +60,15 @@ def test_commands_and_options_in_the_readme_exist():
 
     used = set(re.findall(r"\bstyleinv (\w+)", re.sub(r"```python.*?```", "", README, flags=re.DOTALL)))
     assert {"train", "export", "stream", "init"} <= used <= COMMANDS.keys()
-    for command, option in re.findall(r"`?styleinv (\w+)[^`\n#]*?(--\w+)", README):
-        program = "import sys; from styleinv.runtime.cli import main; main(sys.argv[1:])"
-        shown = subprocess.run(
-            [sys.executable, "-c", program, command, "--help"], capture_output=True, text=True, check=True
-        ).stdout
-        assert option == "--help" or option in shown, f"styleinv {command} {option}"
+    for command, option in re.findall(r"`?styleinv (kernels \w+|\w+)[^`\n#]*?(--\w+)", README):
+        assert option == "--help" or option in help_of(command), f"styleinv {command} {option}"
+
+
+@functools.cache
+def help_of(command):
+    program = "import sys; from styleinv.runtime.cli import main; main(sys.argv[1:])"
+    words = [sys.executable, "-c", program, *command.split(), "--help"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
 def test_links_lead_somewhere():
