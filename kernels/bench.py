@@ -204,4 +204,7 @@ def _number(value: Value, width: int, digits: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # rows that are finished are in the file
+        sys.exit(130)

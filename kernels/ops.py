@@ -10,7 +10,9 @@ or float32. Styles, coefficients, noise and biases may have any of them. `refere
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor
 from torch.library import triton_op
@@ -26,7 +28,22 @@ from styleinv.kernels.operands import LEAKY_SLOPE, Epilogue, ToRgb
 from styleinv.kernels.reference import to_uint8
 
 
-@triton_op("styleinv::modulated_conv2d", mutates_args=())
+def _operator(name: str) -> Callable[[Callable[..., Any]], Any]:
+    """`triton_op`, without its warning where Triton is not installed, as it need not be on a CPU."""
+
+    def register(function: Callable[..., Any]) -> Any:
+        logger = logging.getLogger("torch._library.triton")
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            return triton_op(f"styleinv::{name}", function, mutates_args=())
+        finally:
+            logger.setLevel(level)
+
+    return register
+
+
+@_operator("modulated_conv2d")
 def modulated_conv2d(
     x: Tensor,
     weight: Tensor,
@@ -55,7 +72,7 @@ def modulated_conv2d(
     return reference.modulated_layer(x, weight, style, epilogue)
 
 
-@triton_op("styleinv::modulated_conv2d_up2", mutates_args=())
+@_operator("modulated_conv2d_up2")
 def modulated_conv2d_up2(
     x: Tensor,
     weight: Tensor,
@@ -86,7 +103,7 @@ def modulated_conv2d_up2(
     return reference.modulated_layer(x, weight, style, epilogue, upsample=True)
 
 
-@triton_op("styleinv::modulated_conv2d_rgb", mutates_args=())
+@_operator("modulated_conv2d_rgb")
 def modulated_conv2d_rgb(
     x: Tensor,
     weight: Tensor,
@@ -120,7 +137,7 @@ def modulated_conv2d_rgb(
     return reference.modulated_layer_to_rgb(x, weight, rgb, style, epilogue)
 
 
-@triton_op("styleinv::modulated_conv2d_frame", mutates_args=())
+@_operator("modulated_conv2d_frame")
 def modulated_conv2d_frame(
     x: Tensor,
     weight: Tensor,
@@ -154,7 +171,7 @@ def modulated_conv2d_frame(
     return image, to_uint8(image)
 
 
-@triton_op("styleinv::to_rgb_skip", mutates_args=())
+@_operator("to_rgb_skip")
 def to_rgb_skip(
     x: Tensor, weight: Tensor, style: Tensor, bias: Tensor, previous: Tensor | None = None, clamp: float | None = None
 ) -> Tensor:
@@ -172,7 +189,7 @@ def to_rgb_skip(
     return reference.to_rgb_skip(x, rgb)
 
 
-@triton_op("styleinv::to_rgb_skip_frame", mutates_args=())
+@_operator("to_rgb_skip_frame")
 def to_rgb_skip_frame(
     x: Tensor, weight: Tensor, style: Tensor, bias: Tensor, previous: Tensor | None = None, clamp: float | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -187,7 +204,7 @@ def to_rgb_skip_frame(
     return image, to_uint8(image)
 
 
-@triton_op("styleinv::adain_lrelu", mutates_args=())
+@_operator("adain_lrelu")
 def adain_lrelu(x: Tensor, gamma_beta: Tensor, epsilon: float = 1e-5, slope: float = LEAKY_SLOPE) -> Tensor:
     """leaky_relu((1 + gamma) (x - mean) / sqrt(variance + epsilon) + beta) (StyleInV section 3.2), in two kernels.
 
@@ -201,7 +218,7 @@ def adain_lrelu(x: Tensor, gamma_beta: Tensor, epsilon: float = 1e-5, slope: flo
     return reference.adain_lrelu(x, gamma_beta, epsilon=epsilon, slope=slope)
 
 
-@triton_op("styleinv::style_demod", mutates_args=())
+@_operator("style_demod")
 def style_demod(
     w: Tensor,
     affine: Tensor,

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -254,3 +256,22 @@ def test_what_does_not_go_together_is_named(message):
     with pytest.raises(ValueError) as raised:
         REFUSED[message]()
     assert str(raised.value).startswith(message.removesuffix(": of phases"))
+
+
+def test_triton_is_for_gpus_alone():
+    """Without it the operators compute on a CPU, and nobody is warned."""
+    program = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "triton":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+import torch
+from styleinv.kernels import ops
+print(tuple(ops.modulated_conv2d(torch.ones(1, 4, 4, 3), torch.ones(5, 3, 3, 3)).shape))
+"""
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (finished.stdout, finished.stderr) == ("(1, 4, 4, 5)\n", "")
