@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from styleinv.export.folding import constant
+from styleinv.kernels import reference
 from styleinv.kernels.reference import FIR_TAPS
 
 Form = Literal["transposed", "split", "polyphase"]
@@ -86,12 +87,8 @@ def polyphase_weight(weight: Tensor) -> Tensor:
 
     Row 4 o + 2 a + b is that of output o, phase (a, b).
     """
-    outputs, inputs = weight.shape[:2]
-    spread = F.conv_transpose2d(weight.double().reshape(-1, 1, 3, 3), _filter(weight[:1]))  # [O I, 1, 6, 6]
-    spread = spread.reshape(outputs, inputs, 6, 6)
-    axis = [[4 + phase - 2 * offset for offset in range(3)] for phase in range(2)]  # taps of input i - 1 + offset
-    phases = [spread[:, :, rows][:, :, :, columns] for rows in axis for columns in axis]
-    return torch.stack(phases, dim=1).flatten(0, 1)
+    phases = reference.polyphase_weight(weight.double().permute(0, 2, 3, 1))  # [4, O, 3, 3, I]
+    return phases.permute(1, 0, 4, 2, 3).flatten(0, 1)
 
 
 def _filter(weight: Tensor) -> Tensor:

@@ -157,11 +157,7 @@ def _adain(call: Call, network: Network) -> None:
 
 
 def _styles(call: Call, network: Network) -> None:
-    first, rest = network.channels(4), network.resolutions()[1:]
-    layers = [(first, first), (first, 0)]
-    for resolution in rest:
-        inputs, outputs = network.channels(resolution // 2), network.channels(resolution)
-        layers += [(inputs, outputs), (outputs, outputs), (outputs, 0)]
+    layers = network.styled_layers()
     inputs_of, outputs_of = [list(sizes) for sizes in zip(*layers, strict=True)]
     styles, coefficients = sum(inputs_of), sum(outputs_of)
     launch.style_demod(

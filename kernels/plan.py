@@ -38,6 +38,16 @@ class Network:
         """Of its blocks: 4, 8, ... in pixels."""
         return [2**level for level in range(2, self.resolution.bit_length())]
 
+    def styled_layers(self) -> list[tuple[int, int]]:
+        """Inputs and outputs of all layers that have a style, in order; outputs 0 where there is no demodulation."""
+        layers = []
+        for resolution in self.resolutions():
+            channels = self.channels(resolution)
+            if resolution > 4:
+                layers.append((self.channels(resolution // 2), channels))
+            layers += [(channels, channels), (channels, 0)]  # the last one is the picture's
+        return layers
+
 
 @dataclass(frozen=True)
 class Call:
@@ -118,14 +128,7 @@ def moved(calls: Iterable[Call]) -> int:
 
 def _styles(network: Network) -> Call:
     """All affines and coefficients, of weights in 16 bits where the network computes in 16 bits."""
-    inputs, outputs = [], []
-    for resolution in network.resolutions():
-        channels = network.channels(resolution)
-        if resolution > 4:
-            inputs.append(network.channels(resolution // 2))
-            outputs.append(channels)
-        inputs += [channels, channels]  # the last one is the picture's layer
-        outputs += [channels, 0]
+    inputs, outputs = zip(*network.styled_layers(), strict=True)
     styles, coefficients = sum(inputs), sum(outputs)
     squares = sum(size * number for size, number in zip(inputs, outputs, strict=True))
     products = styles * network.w_dim + squares

@@ -130,19 +130,8 @@ def moved_by(call: Call, operands: Operands, batch: int) -> int:
     return call.moved + (batch - 1) * (call.moved - shared)
 
 
-def style_sizes(network: Network) -> list[tuple[int, int]]:
-    """Inputs and outputs of all layers that have a style, in order; outputs 0 where there is no demodulation."""
-    sizes = []
-    for resolution in network.resolutions():
-        channels = network.channels(resolution)
-        if resolution > 4:
-            sizes.append((network.channels(resolution // 2), channels))
-        sizes += [(channels, channels), (channels, 0)]
-    return sizes
-
-
 def _style_operands(network: Network, normal: Any, batch: int) -> Operands:
-    sizes, dtype = style_sizes(network), network.dtype
+    sizes, dtype = network.styled_layers(), network.dtype
     inputs, outputs = [list(numbers) for numbers in zip(*sizes, strict=True)]
     affine = normal(sum(inputs), network.w_dim) / network.w_dim**0.5
     return {
