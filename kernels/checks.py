@@ -12,7 +12,8 @@ from torch import Tensor
 
 from styleinv.kernels.operands import Epilogue, ToRgb
 
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # the last one on CPUs only
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+CPU_DTYPES = (*DTYPES, torch.float64)
 
 
 def check_layer(x: Tensor, weight: Tensor, style: Tensor | None, epilogue: Epilogue, upsample: bool = False) -> None:
@@ -89,8 +90,9 @@ def check_style_demod(
 def _check_picture(x: Tensor) -> None:
     if x.ndim != 4:
         raise ValueError(f"x: found shape {list(x.shape)}, expected [B, H, W, C]")
-    if x.dtype not in DTYPES:
-        raise ValueError(f"x: found {x.dtype}, expected one of {', '.join(map(str, DTYPES))}")
+    dtypes = DTYPES if x.is_cuda else CPU_DTYPES
+    if x.dtype not in dtypes:
+        raise ValueError(f"x: found {x.dtype}, expected one of {', '.join(map(str, dtypes))}")
     _check("x", x, tuple(x.shape), x)
 
 

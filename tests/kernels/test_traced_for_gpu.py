@@ -86,6 +86,13 @@ def test_a_network_launches_the_kernels_of_its_plan(dtype, gpu):
         assert written == RESULTS[name] & given.keys()
 
 
+def test_float64_is_for_cpus_alone():
+    with torch.no_grad(), FakeTensorMode(), torch.device("cuda"):
+        x, gamma_beta = torch.empty(1, 4, 4, 3, dtype=torch.float64), torch.empty(1, 6)
+        with pytest.raises(ValueError, match=r"x: found torch\.float64, expected one of torch\.float16, .*32$"):
+            ops.adain_lrelu(x, gamma_beta)
+
+
 def test_adain_writes_its_results_alone(gpu):
     with torch.no_grad(), FakeTensorMode(), torch.device("cuda"):
         x, gamma_beta = torch.empty(2, 32, 32, 48), torch.empty(2, 96)
