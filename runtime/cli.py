@@ -25,6 +25,12 @@ COMMANDS = {
     "animate": ("styleinv.runtime.animate:main", "runtime-cpu", "make a picture move, with a bundle's model"),
     "train": ("styleinv.training.cli:train", "train", "train one stage of a model on videos or pictures"),
     "init": ("styleinv.training.cli:init", "train", "write an untrained but well-conditioned model of any size"),
+    "evaluate": (
+        "styleinv.training.evaluation.cli:main",
+        "train,runtime-cpu",
+        "measure how good a checkpoint is, against real clips",
+    ),
+    "pack": ("styleinv.training.pack_command:main", "train", "store a checkpoint in half the bytes"),
     "import": ("styleinv.export.import_command:main", "export", "turn a checkpoint of the authors' code into ours"),
     "inspect": ("styleinv.export.inspect_command:main", "export", "say what a pickle, a checkpoint or a bundle is"),
     "export": ("styleinv.export.cli:main", "export,runtime-cpu", "compile a checkpoint into a bundle"),
@@ -48,7 +54,12 @@ COMMANDS = {
         "runtime-cpu",
         "say what this machine has, and which engines would load",
     ),
-    "demo": ("styleinv.export.demo:main", "demo", "train, export and play a small model, in minutes, on this machine"),
+    "demo": ("styleinv.export.demo:main", "demo", "export and stream the sample model, in a minute or two"),
+    "demo-train": (
+        "styleinv.export.demo_train:main",
+        "demo",
+        "train, export and play a small model, in minutes, on this machine",
+    ),
 }
 
 Command = Callable[[list[str]], int | None]

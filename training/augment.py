@@ -1,7 +1,7 @@
 """Adaptive discriminator augmentation: the 'bgc' transforms (pixel blits, geometry, colour) of StyleGAN2-ADA.
 
-Each transform happens with probability p, drawn per clip and shared by all its frames. p rises while the
-discriminator is too sure of real pictures, and falls again (section 3, heuristic r_t).
+Each transform happens with probability p, drawn per clip (`draw_transforms`) and shared by all its frames (`augment`).
+p rises while the discriminator is too sure of real pictures, and falls again (section 3, heuristic r_t).
 
 Geometry is one bilinear warp per picture with mirrored borders; colour is one affine map of RGB.
 Shapes: B clips, T frames of a clip (1 for pictures), R resolution.
@@ -10,23 +10,42 @@ Shapes: B clips, T frames of a clip (1 for pictures), R resolution.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def augment(clips: Tensor, p: float) -> Tensor:
-    """Clips [B, T, 3, R, R] in about [-1, 1] -> transformed clips of the same shape; p = 0 returns them as they are."""
-    if p <= 0:
+@dataclass(frozen=True)
+class Transforms:
+    """What happens to each of B clips: maps of output to input coordinates in [-1, 1], and of colours."""
+
+    geometry: Tensor  # [B, 2, 3]
+    colour: Tensor  # [B, 3, 4]
+
+    def of(self, rows: Tensor) -> Transforms:
+        """Those of some of the clips."""
+        return Transforms(self.geometry[rows], self.colour[rows])
+
+
+def draw_transforms(batch: int, p: float, resolution: int) -> Transforms | None:
+    """Transforms of `batch` clips of R = `resolution` pixels; None, which changes nothing, at p = 0."""
+    return Transforms(_geometry(batch, p, resolution)[:, :2], _colour(batch, p)[:, :3]) if p > 0 else None
+
+
+def augment(clips: Tensor, transforms: Transforms | None) -> Tensor:
+    """Clips [B, T, 3, R, R] in about [-1, 1] -> transformed clips of the same shape, always float32."""
+    if transforms is None:
         return clips
     batch, frames, _, resolution, _ = clips.shape
-    geometry = _geometry(batch, p, resolution).repeat_interleave(frames, 0)[:, :2]
-    grid = F.affine_grid(geometry, [batch * frames, 3, resolution, resolution], align_corners=False)
-    warped = F.grid_sample(clips.flatten(0, 1), grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    colour = _colour(batch, p).repeat_interleave(frames, 0)
-    flat = warped.flatten(2)  # [B*T, 3, R*R]
-    coloured = torch.baddbmm(colour[:, :3, 3:], colour[:, :3, :3], flat)
+    geometry = transforms.geometry.repeat_interleave(frames, 0)
+    colour = transforms.colour.repeat_interleave(frames, 0)
+    with torch.autocast(clips.device.type, enabled=False):
+        grid = F.affine_grid(geometry, [batch * frames, 3, resolution, resolution], align_corners=False)
+        pictures = clips.float().flatten(0, 1)
+        warped = F.grid_sample(pictures, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+        coloured = torch.baddbmm(colour[:, :, 3:], colour[:, :, :3], warped.flatten(2))  # [B*T, 3, R*R]
     return coloured.view_as(clips)
 
 
@@ -40,15 +59,15 @@ class AdaptiveProbability:
         self.interval = interval
         self.signs: list[float] = []
 
-    def update(self, real_logits: Tensor, images: int) -> None:
-        """Take in one step's real logits [B]; every `interval` steps move p by the images seen since."""
+    def update(self, mean_sign: float, images: int) -> None:
+        """Take in the mean sign of one step's real logits; every `interval` steps move p by the images seen since."""
         if self.target <= 0:
             return
-        self.signs.append(float(real_logits.sign().mean()))
+        self.signs.append(mean_sign)
         if len(self.signs) == self.interval:
-            mean_sign = sum(self.signs) / len(self.signs)
+            excess = sum(self.signs) / len(self.signs) - self.target
             step = images * self.interval / self.speed_images
-            self.p = min(max(self.p + math.copysign(step, mean_sign - self.target), 0.0), 1.0)
+            self.p = min(max(self.p + math.copysign(step, excess), 0.0), 1.0)
             self.signs.clear()
 
 

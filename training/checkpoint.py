@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from styleinv.runtime.errors import CheckpointError
-from styleinv.training.checkpoint_file import opened, read_header, write_file
+from styleinv.training.checkpoint_file import halved, opened, read_header, write_file
 from styleinv.training.config import Config
 from styleinv.training.generator import Generator
 from styleinv.training.model import InversionModel, StyleInV, build_generator, build_inversion, build_styleinv
@@ -28,6 +28,7 @@ BUILDERS: dict[str, Any] = {
     "transfer": lambda config: build_generator(config.model.generator),
 }
 KINDS = {Generator: ("image", "transfer"), InversionModel: ("inversion",), StyleInV: ("styleinv",)}
+WIDENED = (torch.float16, torch.float32)  # as a tensor is stored, as a model has it
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -47,22 +48,31 @@ def kind_of(model: nn.Module) -> str:
     return KINDS[type(model)][0]
 
 
-def save_checkpoint(path: str | Path, model: nn.Module, config: Config, kind: str | None = None) -> None:
+def save_checkpoint(
+    path: str | Path,
+    model: nn.Module,
+    config: Config,
+    kind: str | None = None,
+    *,
+    half: bool = False,
+    provenance: Mapping[str, str] | None = None,
+) -> None:
     """Write a model; the file appears whole or not at all.
 
     `kind` is by default `kind_of(model)`; 'transfer' makes of a generator one that draws another model's latents in
-    another style. CheckpointError where it does not fit the model's class.
+    another style. CheckpointError where it does not fit the model's class. With `half` most weights are stored as
+    float16 (see `checkpoint_file.halved`); CheckpointError names those that are too large for it.
     """
     kinds = KINDS[type(model)]
     if kind is not None and kind not in kinds:
         expected = " or ".join(map(repr, kinds))
         raise CheckpointError(f"{path}: kind: found {kind!r}, expected {expected} for a {type(model).__name__}")
     arrays = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in model.state_dict().items()}
-    write_file(path, kind or kind_of(model), config, arrays)
+    write_file(path, kind or kind_of(model), config, halved(arrays, path) if half else arrays, provenance)
 
 
 def load_checkpoint(path: str | Path, *, kind: str | None = None) -> Checkpoint:
-    """Read a model on the CPU. `kind` is what the caller needs, if it matters.
+    """Read a model on the CPU. `kind` is what the caller needs, if it matters. Weights stored as float16 are widened.
 
     Raises CheckpointError naming the file, the field, what was found and what was expected; missing and unexpected
     tensors are listed together.
@@ -76,7 +86,8 @@ def load_checkpoint(path: str | Path, *, kind: str | None = None) -> Checkpoint:
     with torch.device("meta"):
         model: Model = BUILDERS[header.kind](header.config)
     _check_tensors(path, model, tensors)
-    model.load_state_dict(tensors, assign=True)
+    types = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    model.load_state_dict({name: tensor.to(types[name]) for name, tensor in tensors.items()}, assign=True)
     return Checkpoint(path, header.kind, header.config, model.eval().requires_grad_(False), header.provenance)
 
 
@@ -94,7 +105,7 @@ def _check_tensors(path: Path, model: nn.Module, tensors: dict[str, torch.Tensor
         if expected[name].shape != tensors[name].shape:
             found, wanted = list(tensors[name].shape), list(expected[name].shape)
             problems.append(f"{name}: found shape {found}, expected {wanted}")
-        elif expected[name].dtype != tensors[name].dtype:
+        elif (types := (tensors[name].dtype, expected[name].dtype)) != WIDENED and types[0] != types[1]:
             problems.append(f"{name}: found {tensors[name].dtype}, expected {expected[name].dtype}")
         elif tensors[name].is_floating_point() and not tensors[name].isfinite().all():
             problems.append(f"{name}: holds values that are not finite")

@@ -171,6 +171,8 @@ class ImageStageConfig:
 
     def __post_init__(self) -> None:
         _check_stage("image", self)
+        _require_at_least("image.r1_interval", self.r1_interval, 1)
+        _require_at_least("image.path_length_interval", self.path_length_interval, 0)
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,7 @@ class InversionStageConfig:
     images: int = 2_000_000
     batch: int = 8
     learning_rate: float = 1e-4
+    mirror: bool = False
     l2_weight: float = 1.0
     perceptual_weight: float = 0.8
     ema_images: int = 10_000
@@ -196,6 +199,7 @@ class MotionStageConfig:
     batch: int = 16
     learning_rate: float = 1e-4
     discriminator_learning_rate: float = 2e-3
+    mirror: bool = False
     clip_length: int = 128  # frames; training clips shorter than this are skipped
     max_span: int = 128  # frames
     head_start: int = 0  # clips that the discriminator sees before the model learns, so its first advice is sound
@@ -209,10 +213,49 @@ class MotionStageConfig:
 
     def __post_init__(self) -> None:
         _check_stage("motion", self)
+        _require_at_least("motion.r1_interval", self.r1_interval, 1)
         if not 4 <= self.max_span <= self.clip_length:
             raise ConfigError(
                 f"motion.max_span: found {self.max_span}, expected 4 to motion.clip_length ({self.clip_length})"
             )
+
+
+@dataclass(frozen=True)
+class TransferStageConfig:
+    """Another style for the same latents: a copy of the generator is fine-tuned on pictures of that style."""
+
+    images: int = 1_000_000
+    batch: int = 32
+    learning_rate: float = 2e-3
+    r1_gamma: float = 1.0
+    r1_interval: int = 16  # steps
+    perceptual_weight: float = 30.0  # of the distance to the original generator's picture of the same latent
+    identity_weight: float = 1.0  # of the distance between faces, where a face network is given
+    trainable_resolution: int = 64  # pixels; blocks above it, and the mapping, stay as they are
+    ema_images: int = 10_000
+    ema_rampup: float = 0.05
+    mirror: bool = False
+
+    def __post_init__(self) -> None:
+        _check_stage("transfer", self)
+        _require_at_least("transfer.r1_interval", self.r1_interval, 1)
+        _require_power_of_two("transfer.trainable_resolution", self.trainable_resolution, minimum=4)
+        for name in ("r1_gamma", "perceptual_weight", "identity_weight"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigError(f"transfer.{name}: found {value}, expected 0 or more")
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """How steps are computed; what they compute stays the same but for rounding."""
+
+    precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: mixed, with bfloat16, where the device is made for it
+    accumulation: int = 1  # parts of a batch, in each process, that gradients are summed over
+    compile: bool = False  # networks through torch.compile, but where second derivatives are taken
+
+    def __post_init__(self) -> None:
+        _require_at_least("compute.accumulation", self.accumulation, 1)
 
 
 @dataclass(frozen=True)
@@ -227,6 +270,8 @@ class Config:
     image: ImageStageConfig = field(default_factory=ImageStageConfig)
     inversion: InversionStageConfig = field(default_factory=InversionStageConfig)
     motion: MotionStageConfig = field(default_factory=MotionStageConfig)
+    transfer: TransferStageConfig = field(default_factory=TransferStageConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
     snapshot_images: int = 50_000  # images between checkpoints
 
     def __post_init__(self) -> None:
@@ -298,7 +343,9 @@ def _field_type(kind: Any, name: str, path: str) -> Any:
     return hints[name]
 
 
-def _check_stage(name: str, stage: ImageStageConfig | InversionStageConfig | MotionStageConfig) -> None:
+def _check_stage(
+    name: str, stage: ImageStageConfig | InversionStageConfig | MotionStageConfig | TransferStageConfig
+) -> None:
     for number in ("images", "batch", "ema_images"):
         _require_at_least(f"{name}.{number}", getattr(stage, number), 1)
     if not stage.learning_rate > 0:

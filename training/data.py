@@ -1,39 +1,28 @@
 """Clips as training sees them: decoded once into a memory-mapped cache, then drawn from by counting.
 
 Sampling keeps no state. Sample number n is a pure function of (clips, seed, n), so a position in the data is an
-integer, a run resumes anywhere, and what is drawn does not depend on the batch size.
+integer, a run resumes anywhere, and what is drawn depends neither on the batch size nor on how many processes share it.
 
 Shapes: N frames, T frames of one clip, B samples; H, W pixels of a frame, both the resolution.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
-import json
 import math
-import os
-import shutil
-import tempfile
-import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from styleinv.runtime.errors import DataError
-from styleinv.training.clip_files import find_files, open_clips
-from styleinv.training.clip_frames import square_frames
+from styleinv.training.clip_cache import cached_clips, default_cache
+from styleinv.training.clip_weights import weights_of
 
-_CACHE_VERSION = 1  # of what a cache holds: raise it when a decoded frame would come out differently
-_ABANDONED_AFTER = 24 * 3600  # seconds without a write, after which an unfinished cache has lost its writer
-_FRAME_STREAM, _CLIP_STREAM = 0, 1  # streams of one seed that share no random numbers
+_FRAME_STREAM, _CLIP_STREAM, _OFFSET_STREAM = range(3)  # of one seed; they share no random numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +33,21 @@ class ClipSet:
     lengths: NDArray[np.int64]  # [clips] frames
     offsets: NDArray[np.int64]  # [clips] row of `frames` where a clip starts
     frames: NDArray[np.uint8]  # [N,H,W,3] RGB; may also hold clips that are not in this set
+    weights: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))  # [clips] above 0, relative; default: 1
+
+    def __post_init__(self) -> None:
+        """Let every clip have its weight."""
+        if len(self.weights) == 0:
+            object.__setattr__(self, "weights", np.ones(len(self.names)))
 
     def __len__(self) -> int:
         """The number of clips."""
         return len(self.names)
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether some clips are to be seen more often than others."""
+        return bool((self.weights != self.weights[0]).any())
 
     @property
     def total_frames(self) -> int:
@@ -73,6 +73,7 @@ def load_clips(
     cache: Path | str | None = None,
     frame_rate: float | None = None,
     minimum_frames: int = 1,
+    weights: Path | str | None = None,
     progress: bool = True,
 ) -> ClipSet:
     """The clips at a path, cropped to the centred square and resized to `resolution` pixels.
@@ -83,17 +84,21 @@ def load_clips(
 
     frame_rate: 1/s to which videos are resampled by nearest presentation time; None keeps every frame.
     minimum_frames: shorter clips are skipped, with one warning that names them.
-    DataError for a path without usable clips, and for any file below it that cannot be decoded.
+    weights: a file that says how often clips are seen, see `clip_weights`; default: `weights.csv` of the folder, where
+        there is one. Clips of weight 0 are left out.
+    DataError for a path without usable clips, for any file below it that cannot be decoded, and for wrong weights.
     """
     if resolution < 1 or not (frame_rate is None or (math.isfinite(frame_rate) and frame_rate > 0)):
         raise ValueError(f"found resolution {resolution} and frame_rate {frame_rate}, expected positive numbers")
     path = Path(path)
-    folder = _default_cache() if cache is None else Path(cache)
+    folder = default_cache() if cache is None else Path(cache)
     try:
-        clips = _cached_clips(path, resolution, frame_rate, folder, progress)
+        names, lengths, frames = cached_clips(path, resolution, frame_rate, folder, progress)
     except OSError as error:
         raise DataError(f"{path}: cannot be read, or not cached in {folder}: {error}") from error
-    return _long_enough(clips, minimum_frames, path)
+    weighted = weights_of(path, names, None if weights is None else Path(weights))
+    clips = ClipSet(names, lengths, np.cumsum(lengths) - lengths, frames, weighted)
+    return _long_enough(_subset(clips, np.flatnonzero(weighted)), minimum_frames, path)
 
 
 def frame_batch(clips: ClipSet, seed: int, start: int, count: int, mirror: bool) -> NDArray[np.uint8]:
@@ -101,15 +106,23 @@ def frame_batch(clips: ClipSet, seed: int, start: int, count: int, mirror: bool)
 
     Each epoch shows every frame once, in an order of its own that follows from `seed` (0 to 2**64 - 1). With
     `mirror` an epoch shows every frame and its horizontal flip, 2N items.
+
+    Where clips have weights that differ, an epoch is as long, and shows each frame (and each flip) as many times as the
+    ratio of its weight to that of the mean frame says, rounded up or down: at random, so that epochs together show
+    it exactly as often.
     """
     total = clips.total_frames
     items = 2 * total if mirror else total
-    places = (divmod(index, items) for index in range(start, start + count))
-    chosen = np.fromiter((_shuffled(seed, epoch, items)[place] for epoch, place in places), np.int64, count)
-    batch = np.asarray(clips.frames[clips.rows(chosen % total)])
-    flipped = chosen >= total
-    batch[flipped] = batch[flipped, :, ::-1]
-    return batch
+    rows, flipped = [], []
+    for epoch in range(start // items, (start + count) // items + 1):
+        places = slice(max(0, start - epoch * items), start + count - epoch * items)
+        chosen = _shuffled(seed, epoch, items)[places]
+        flipped.append(chosen >= total)
+        numbers = chosen % total
+        if clips.is_weighted:
+            numbers = _weighted_numbers(clips, numbers, _generator(seed, epoch, _OFFSET_STREAM).random())
+        rows.append(clips.rows(numbers))
+    return _flip(np.asarray(clips.frames[np.concatenate(rows)]), np.concatenate(flipped))
 
 
 def clip_batch(
@@ -117,8 +130,9 @@ def clip_batch(
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """Sparse real clips number `start` to `start + count - 1` of an endless stream, for the motion stage.
 
-    Each takes a clip, all equally likely, whole relative times from `sample_times` (within the clip where it is
-    shorter than `max_span`), and any first frame from which they fit. With `mirror`, half of the samples are flipped.
+    Each takes a clip, as likely as its weight is large, whole relative times from `sample_times` (within the clip where
+    it is shorter than `max_span`), and any first frame from which they fit. With `mirror`, half of the samples are
+    flipped.
 
     Returns frames uint8 [count,4,H,W,3] RGB and their times float64 [count,4], in frames after the first.
     DataError if a clip has fewer than 3 frames.
@@ -131,18 +145,20 @@ def clip_batch(
         )
     rows = np.empty((count, 4), np.int64)
     times = np.empty((count, 4))
+    chances = np.cumsum(clips.weights / clips.weights.max()) if clips.is_weighted else None
     flipped = np.zeros(count, bool)
     for place in range(count):
         generator = _generator(seed, start + place, _CLIP_STREAM)
-        clip = generator.integers(len(clips))
+        if chances is None:
+            clip = int(generator.integers(len(clips)))
+        else:
+            clip = int(np.searchsorted(chances, generator.random() * chances[-1], side="right"))
         length = int(clips.lengths[clip])
         times[place] = sample_times(generator, 1, min(max_span, length), fractional=False)[0]
         whole = times[place].astype(np.int64)
         rows[place] = clips.offsets[clip] + generator.integers(length - whole[-1]) + whole
         flipped[place] = mirror and generator.random() < 0.5
-    batch = np.asarray(clips.frames[rows])
-    batch[flipped] = batch[flipped, :, :, ::-1]
-    return batch, times
+    return _flip(np.asarray(clips.frames[rows]), flipped), times
 
 
 def sample_times(generator: np.random.Generator, count: int, max_span: int, fractional: bool) -> NDArray[np.float64]:
@@ -181,6 +197,35 @@ def _shuffled(seed: int, epoch: int, items: int) -> NDArray[np.int64]:
     return _generator(seed, epoch, _FRAME_STREAM).permutation(items)
 
 
+def _weighted_numbers(clips: ClipSet, places: NDArray[np.int64], offset: float) -> NDArray[np.int64]:
+    """The frames, of 0 to total_frames - 1, at `places + offset` on a line of length total_frames, in which each frame
+    takes up what its weight gives it; `places` are of 0 to total_frames - 1, and `offset` of 0 to 1.
+
+    This is systematic sampling: all places together hit a frame as often as its share says, rounded up or down.
+    """
+    weights = clips.weights / clips.weights.max()  # so that no sum is infinite
+    ends = np.cumsum(weights * clips.lengths)
+    found = np.minimum((places + offset) * (ends[-1] / clips.total_frames), np.nextafter(ends[-1], 0))
+    index = np.searchsorted(ends, found, side="right")
+    from_end = np.ceil((ends[index] - found) / weights[index]).astype(np.int64)
+    return np.cumsum(clips.lengths)[index] - np.clip(from_end, 1, clips.lengths[index])
+
+
+def _flip(batch: NDArray[np.uint8], flipped: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Mirror some samples of a batch [B,...,H,W,3] in place; by channel, which is 4 times as fast as by pixel."""
+    originals = batch[flipped]
+    mirrored = np.empty_like(originals)
+    for channel in range(3):
+        mirrored[..., channel] = originals[..., ::-1, channel]
+    batch[flipped] = mirrored
+    return batch
+
+
+def _subset(clips: ClipSet, kept: NDArray[np.int64]) -> ClipSet:
+    names = tuple(clips.names[i] for i in kept)
+    return ClipSet(names, clips.lengths[kept], clips.offsets[kept], clips.frames, clips.weights[kept])
+
+
 def _long_enough(clips: ClipSet, minimum_frames: int, path: Path) -> ClipSet:
     kept = np.flatnonzero(clips.lengths >= minimum_frames)
     if len(kept) == 0:
@@ -195,91 +240,4 @@ def _long_enough(clips: ClipSet, minimum_frames: int, path: Path) -> ClipSet:
             f"{', '.join(short)}",
             stacklevel=3,
         )
-    names = tuple(clips.names[i] for i in kept)
-    return ClipSet(names, clips.lengths[kept], clips.offsets[kept], clips.frames)
-
-
-def _default_cache() -> Path:
-    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (configured if configured.is_absolute() else Path.home() / ".cache") / "styleinv"
-
-
-def _cached_clips(path: Path, resolution: int, frame_rate: float | None, cache: Path, progress: bool) -> ClipSet:
-    """Map the cache of these files, after building it where it is missing, damaged or out of date."""
-    files = find_files(path)
-    root = path if path.is_dir() else path.parent
-    stats = sorted((file.relative_to(root).as_posix(), file.stat()) for file in files)
-    stamp = {
-        "format_version": _CACHE_VERSION,
-        "resolution": resolution,
-        "frame_rate": None if frame_rate is None else float(frame_rate),
-        "files": [{"name": name, "size": stat.st_size, "modified_ns": stat.st_mtime_ns} for name, stat in stats],
-    }
-    entry = cache / f"clips-{hashlib.sha256(json.dumps(stamp).encode()).hexdigest()[:32]}"
-    clips = _open_entry(entry, stamp)
-    if clips is None:
-        _write_entry(entry, stamp, path, files, progress)
-        clips = _open_entry(entry, stamp)
-        assert clips is not None, f"{entry} was just written"
-    return clips
-
-
-def _open_entry(entry: Path, stamp: dict[str, Any]) -> ClipSet | None:
-    """The clips of a finished cache; None if there is none, or not what its index says."""
-    try:
-        index = json.loads((entry / "index.json").read_text())
-        if any(index[name] != value for name, value in stamp.items()):
-            return None
-        names = tuple(str(clip["name"]) for clip in index["clips"])
-        lengths = np.array([clip["frames"] for clip in index["clips"]], np.int64)
-        shape = (int(lengths.sum()), stamp["resolution"], stamp["resolution"], 3)
-        if lengths.min() < 1 or (entry / "frames.u8").stat().st_size != math.prod(shape):
-            return None
-        frames = np.memmap(entry / "frames.u8", np.uint8, "r", shape=shape)
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
-        return None
-    return ClipSet(names, lengths, np.cumsum(lengths) - lengths, frames)
-
-
-def _write_entry(entry: Path, stamp: dict[str, Any], path: Path, files: list[Path], progress: bool) -> None:
-    """Decode into a sibling that takes its place at the end, so that a killed run leaves nothing that could be used."""
-    entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _remove_abandoned(entry.parent)
-    part = Path(tempfile.mkdtemp(prefix=f"{entry.name}-", suffix=".part", dir=entry.parent))
-    try:
-        clips = list(_decode(part / "frames.u8", path, files, stamp["resolution"], stamp["frame_rate"], progress))
-        index = {**stamp, "source": str(path.resolve()), "clips": clips}
-        (part / "index.json").write_text(json.dumps(index, indent=1))
-        if _open_entry(entry, stamp) is None:  # else another process was faster
-            shutil.rmtree(entry, ignore_errors=True)
-            part.rename(entry)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _decode(
-    target: Path, path: Path, files: list[Path], resolution: int, frame_rate: float | None, progress: bool
-) -> Iterator[dict[str, str | int]]:
-    """Append the frames of every clip to a file, and say what each clip was."""
-    with (
-        target.open("wb") as output,
-        open_clips(path, files) as sources,
-        tqdm(desc=path.name, unit=" frames", disable=not progress) as bar,
-    ):
-        for number, source in enumerate(sources, start=1):
-            bar.set_postfix_str(f"clip {number} of {len(sources)}", refresh=False)
-            length = 0
-            for frame in square_frames(source, resolution, frame_rate):
-                output.write(frame.tobytes())
-                length += 1
-                bar.update()
-            yield {"name": source.name, "frames": length}
-
-
-def _remove_abandoned(cache: Path) -> None:
-    """Delete what killed runs have left behind."""
-    for part in cache.glob("clips-*.part"):
-        with contextlib.suppress(FileNotFoundError):  # another process may be renaming or deleting it
-            last_write = max(file.stat().st_mtime for file in (part, *part.iterdir()))
-            if time.time() - last_write > _ABANDONED_AFTER:
-                shutil.rmtree(part, ignore_errors=True)
+    return _subset(clips, kept)

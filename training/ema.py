@@ -20,8 +20,7 @@ def averaged_copy(network: Network) -> Network:
 def update_average(average: nn.Module, network: nn.Module, batch: int, half_life: float) -> None:
     """Move `average` towards `network` after a step of `batch` images; `half_life` in images. Buffers are copied."""
     decay = 0.5 ** (batch / max(half_life, 1e-8))
-    for old, new in zip(average.parameters(), network.parameters(), strict=True):
-        old.lerp_(new, 1 - decay)
+    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
     for kept, current in zip(average.buffers(), network.buffers(), strict=True):
         kept.copy_(current)
 

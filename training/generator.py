@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -97,12 +98,14 @@ class SynthesisBlock(nn.Module):
         )
         self.to_rgb = ToRGB(channels, w_dim, clamp)
 
-    def forward(self, x: Tensor, image: Tensor | None, ws: Tensor, noise: str) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, image: Tensor | None, ws: Tensor, noise: str | Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
         """ws [B, convolutions + 1, W]: one latent for each convolution, and one for the picture."""
         for index, conv in enumerate(self.convs):
-            x = conv(x, ws[:, index], noise)
+            x = conv(x, ws[:, index], noise if isinstance(noise, str) else noise[index])
         rgb = self.to_rgb(x, ws[:, len(self.convs)])
-        return x, rgb if image is None else reference.upsample2d(image) + rgb
+        return x, rgb if image is None else _add_to_picture(image, rgb)
 
 
 class SynthesisNetwork(nn.Module):
@@ -135,17 +138,36 @@ class SynthesisNetwork(nn.Module):
         """The layers whose sum is the picture, from 4x4 up."""
         return [module for module in self.modules() if isinstance(module, ToRGB)]
 
-    def forward(self, w: Tensor, noise: str = "const") -> Tensor:
-        """w [B, W] for all layers, or [B, L, W]; noise is 'const', 'random' (training) or 'none'."""
+    def draw_noise(self, seeds: Sequence[int]) -> str | list[Tensor]:
+        """Fresh noise for every convolution, [B, 1, r, r] each, from one seed a picture; 'none' where there is none."""
+        convs = [module for module in self.modules() if isinstance(module, ModulatedConv2d)]
+        if not convs[0].use_noise:
+            return "none"
+        device = self.const.device
+        draws = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+        shapes = [(1, *conv.noise.shape) for conv in convs]
+        return [torch.stack([torch.randn(shape, generator=each, device=device) for each in draws]) for shape in shapes]
+
+    def forward(self, w: Tensor, noise: str | Sequence[Tensor] = "const") -> Tensor:
+        """w [B, W] for all layers, or [B, L, W]; noise is 'const', 'none', or what `draw_noise` gave (training)."""
         ws = w[:, None].expand(-1, self.num_latents, -1) if w.ndim == 2 else w
         x = self.const.expand(ws.shape[0], -1, -1, -1)
         image: Tensor | None = None
         first = 0
         for index, block in enumerate(self.blocks):
-            x, image = block(x, image, ws[:, first:], noise)
+            x, image = block(x, image, ws[:, first:], noise if isinstance(noise, str) else noise[first:])
             first += 1 if index == 0 else 2  # the block's convolutions
         assert image is not None
         return image
+
+
+def _add_to_picture(image: Tensor, rgb: Tensor) -> Tensor:
+    """A block's share on top of the picture of the blocks before. In mixed precision the sum stays in float32: its
+    rounding would tell generated pictures from real ones."""
+    if not torch.is_autocast_enabled(image.device.type):
+        return reference.upsample2d(image) + rgb
+    with torch.autocast(image.device.type, enabled=False):
+        return reference.upsample2d(image.float()) + rgb.float()
 
 
 class Generator(nn.Module):

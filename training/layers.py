@@ -111,15 +111,17 @@ class ModulatedConv2d(nn.Module):
 
     noise: Tensor  # [R, R], the 'const' noise
 
-    def forward(self, x: Tensor, style: Tensor, noise: str = "none") -> Tensor:
+    def forward(self, x: Tensor, style: Tensor, noise: str | Tensor = "none") -> Tensor:
+        """`noise` is 'const', 'none', or what one batch has drawn [B, 1, R, R]."""
         # The leaky ReLU's gain goes through it (slopes do not depend on scale), into everything it acts on.
         x = reference.modulated_conv2d(x, self.weight, self.affine(style), upsample=self.upsample, gain=self.gain)
         bias = self.bias[:, None, None] * self.gain
-        if self.use_noise and noise == "const":
+        if isinstance(noise, Tensor):
+            x = x + (noise * (self.noise_strength * self.gain)).to(x.dtype)
+        elif self.use_noise and noise == "const":
             bias = bias + self.noise * (self.noise_strength * self.gain)  # [O, R, R]
-        elif self.use_noise and noise == "random":
-            x = x + torch.randn_like(x[:, :1]) * (self.noise_strength * self.gain)
-        return reference.leaky_relu(x + bias, gain=1.0, clamp=self.clamp)
+        # In mixed precision x is bfloat16 and stays it.
+        return reference.leaky_relu(x + bias.to(x.dtype), gain=1.0, clamp=self.clamp)
 
 
 def normalize_second_moment(x: Tensor) -> Tensor:

@@ -31,13 +31,13 @@ def r1_penalty(real: Tensor, real_logits: Tensor) -> Tensor:
     return gradient.square().flatten(1).sum(dim=1).mean() / 2
 
 
-def path_lengths(images: Tensor, latents: Tensor) -> Tensor:
+def path_lengths(images: Tensor, latents: Tensor, directions: Tensor) -> Tensor:
     """How far a picture moves for a step in latent space, [B] (StyleGAN2 section 3.2).
 
-    images [B, 3, R, R] made from latents [B, L, W].
+    images [B, 3, R, R] made from latents [B, L, W]; directions are standard normals of the pictures' shape.
     """
-    direction = torch.randn_like(images) / math.sqrt(images.shape[2] * images.shape[3])
-    (gradient,) = torch.autograd.grad((images * direction).sum(), latents, create_graph=True)
+    scale = 1 / math.sqrt(images.shape[2] * images.shape[3])
+    (gradient,) = torch.autograd.grad((images * directions).sum() * scale, latents, create_graph=True)
     return gradient.square().sum(dim=2).mean(dim=1).sqrt()
 
 

@@ -45,6 +45,8 @@ def test_commands_are_strings_into_our_rooms():
         "animate",
         "train",
         "init",
+        "evaluate",
+        "pack",
         "import",
         "inspect",
         "export",
@@ -53,6 +55,7 @@ def test_commands_are_strings_into_our_rooms():
         "bench",
         "doctor",
         "demo",
+        "demo-train",
     }
     assert expected == cli.COMMANDS.keys()
     rooms = [["styleinv", room] for room in ("training", "export", "runtime", "kernels")]

@@ -1,15 +1,18 @@
 """Checkpoints: what is written is read back, and what does not fit is named."""
 
+import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from styleinv.runtime.cli import main
 from styleinv.runtime.errors import CheckpointError
 from styleinv.training.checkpoint import load_checkpoint, save_checkpoint
-from styleinv.training.checkpoint_file import replacing
+from styleinv.training.checkpoint_file import WIDE_BUFFERS, halved, read_arrays, read_header, replacing
 from styleinv.training.config import to_json
 from styleinv.training.model import build_generator, build_inversion
 
@@ -63,8 +66,10 @@ def test_missing_and_unexpected_tensors_are_listed_together(parts, tmp_path):
     del tensors["encoder.head.bias"], tensors["generator.synthesis.const"]
     tensors["stranger"] = torch.zeros(2, 3)
     tensors["style.layers.0.bias"] = torch.zeros(5)
-    tensors["style.layers.0.weight"] = tensors["style.layers.0.weight"].half()
+    tensors["style.layers.0.weight"] = tensors["style.layers.0.weight"].double()
     tensors["encoder.head.weight"][0, 0] = float("nan")
+    counter = next(name for name in tensors if name.endswith("num_batches_tracked"))
+    tensors[counter] = tensors[counter].half()
     save_file(tensors, tmp_path / "bad.safetensors", metadata)
     with pytest.raises(CheckpointError) as error:
         load_checkpoint(tmp_path / "bad.safetensors")
@@ -74,7 +79,8 @@ def test_missing_and_unexpected_tensors_are_listed_together(parts, tmp_path):
         "missing generator.synthesis.const",
         "unexpected stranger [2, 3]",
         "style.layers.0.bias: found shape [5], expected [12]",
-        "style.layers.0.weight: found torch.float16, expected torch.float32",
+        "style.layers.0.weight: found torch.float64, expected torch.float32",
+        f"{counter}: found torch.float16, expected torch.int64",
         "encoder.head.weight: holds values that are not finite",
     ):
         assert words in str(error.value)
@@ -138,3 +144,89 @@ def test_a_checkpoint_is_as_readable_as_any_new_file(small_model, small_config, 
     save_checkpoint(tmp_path / "model.safetensors", small_model, small_config)
     (tmp_path / "new").touch()
     assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
+def test_half_the_bytes_and_eleven_bits(small_model, small_config, small_checkpoint, tmp_path):
+    path = tmp_path / "half.safetensors"
+    save_checkpoint(path, small_model, small_config, half=True)
+    arrays, header, whole = read_arrays(path), read_header(path), read_arrays(small_checkpoint)
+    assert (header.kind, header.config, header.shapes) == (
+        "styleinv",
+        small_config,
+        read_header(small_checkpoint).shapes,
+    )
+
+    model = load_checkpoint(path, kind="styleinv").model
+    state, kept = model.state_dict(), set()
+    for name, array in whole.items():
+        found = arrays[name]
+        assert found.dtype == array.dtype and np.array_equal(state[name].numpy(), found)  # export sees float32 alone
+        error = np.abs(found.astype(np.float64) - array)
+        assert (error <= np.maximum(np.abs(array) * 2.0**-11, 2.0**-25)).all(), f"{name}: {error.max()}"
+        if np.array_equal(found, array):
+            kept.add(name)
+    wide = {name for name in whole if name.startswith("motion.") or name.endswith(WIDE_BUFFERS)}
+    assert wide <= kept and "motion.frequencies" in wide and "generator.mapping.latent_average" in wide
+    weights = {name for name in whole if name.endswith(".weight") and not name.startswith("motion.")}
+    assert "generator.synthesis.blocks.1.convs.0.weight" in weights - kept
+
+    with safe_open(path, framework="np") as file:
+        stored = {name: file.get_slice(name).get_dtype() for name in whole}
+    assert {name for name, kind in stored.items() if kind == "F32"} == wide
+    narrow = sum(array.nbytes for name, array in whole.items() if stored[name] == "F16")
+    assert small_checkpoint.stat().st_size - path.stat().st_size == pytest.approx(narrow / 2, abs=2_000)
+
+    z, noise = torch.randn(1, 8), torch.randn(1, 4, 8)
+    t = torch.tensor([[0.0, 9.5]], dtype=torch.float64)
+    first, second = small_model(z, noise, t), model(z, noise, t)
+    assert 0 < (first - second).abs().max() < 0.02
+
+
+def test_what_float16_cannot_hold_is_refused_by_name(small_config, tmp_path):
+    network = build_generator(small_config.model.generator).requires_grad_(False)
+    network.mapping.layers[0].weight[0, 0] = -70000
+    network.synthesis.const[0, 0, 0] = 1e30
+    network.mapping.latent_average[0] = 1e6  # stays float32
+    with pytest.raises(CheckpointError) as error:
+        save_checkpoint(tmp_path / "x.safetensors", network, small_config, half=True)
+    assert str(error.value).splitlines() == [
+        f"{tmp_path / 'x.safetensors'}: weights do not fit float16:",
+        "  mapping.layers.0.weight: found a value of 70000, expected at most 65504",
+        "  synthesis.const: found a value of 1e+30, expected at most 65504",
+    ]
+    assert list(tmp_path.iterdir()) == []
+    assert halved({"a": np.float32([65504, 1e-5])}, "x")["a"].tolist() == [65504, pytest.approx(1e-5, abs=2**-25)]
+
+
+def test_pack_keeps_all_but_half_the_bytes(small_config, tmp_path, capsys):
+    config = dataclasses.replace(small_config, frame_rate=12.0)
+    network, whole, packed = (
+        build_generator(config.model.generator),
+        tmp_path / "a.safetensors",
+        tmp_path / "b.safetensors",
+    )
+    save_checkpoint(whole, network, config, kind="transfer", provenance={"file": "arcane.pkl"})
+    assert main(["pack", str(whole), "--out", str(packed)]) == 0
+    printed = capsys.readouterr().err
+    sizes = [path.stat().st_size for path in (whole, packed)]
+    assert f"kind transfer, {sizes[0] / 1e6:.2f} MB -> {sizes[1] / 1e6:.2f} MB" in printed
+    loaded = load_checkpoint(packed)
+    assert (loaded.kind, loaded.config, loaded.provenance) == ("transfer", config, {"file": "arcane.pkl"})
+    assert sum(array.nbytes for array in read_arrays(packed).values()) * 0.5 < sizes[1] < 0.75 * sizes[0]
+
+    again = tmp_path / "c.safetensors"
+    assert main(["pack", str(packed), "--out", str(again)]) == 0
+    assert again.stat().st_size == packed.stat().st_size
+    assert all(np.array_equal(array, read_arrays(packed)[name]) for name, array in read_arrays(again).items())
+
+
+def test_pack_refuses(small_checkpoint, tmp_path, capsys):
+    before = small_checkpoint.read_bytes()
+    for source, out, words in (
+        (small_checkpoint, small_checkpoint, "found MODEL itself"),
+        (small_checkpoint, tmp_path / "x.pt", "found the suffix '.pt', expected .safetensors"),
+        (tmp_path / "nowhere.safetensors", tmp_path / "x.safetensors", "no such file"),
+    ):
+        assert main(["pack", str(source), "--out", str(out)]) == 2
+        assert words in capsys.readouterr().err
+    assert small_checkpoint.read_bytes() == before and list(tmp_path.iterdir()) == []

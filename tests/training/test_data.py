@@ -11,10 +11,12 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 import zipfile
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from styleinv.runtime.errors import DataError
-from styleinv.training import clip_files, data
+from styleinv.training import clip_cache, clip_files, clip_frames
 from styleinv.training.data import ClipSet, frame_batch, load_clips
 
 REPOSITORY = Path(__file__).parents[2]
@@ -225,6 +227,17 @@ def test_frame_rate_leaves_pictures_alone(tmp_path: Path, load: Any) -> None:
     assert load(write_pictures(tmp_path / "clip", grey_levels(5)), frame_rate=3.0).total_frames == 5
 
 
+def test_frame_rate_counts_from_the_first_frame(tmp_path: Path, load: Any) -> None:
+    path = write_video(tmp_path / "late.mkv", grey_levels(5), tenths=[7, 8, 9, 10, 11])
+    assert np.allclose(load(path, frame_rate=5.0).frames[:, 5, 5, 0], [0, 20, 40], atol=3)
+
+
+def test_frames_without_a_time_follow_their_neighbour() -> None:
+    frames: list[Any] = [SimpleNamespace(pts=pts, time_base=Fraction(1, 10)) for pts in (None, 2, None, 5)]
+    timed = list(clip_frames._with_times(frames, Fraction(1, 10), "clip"))
+    assert [time for time, _ in timed] == [Fraction(tenths, 10) for tenths in (1, 2, 3, 5)]
+
+
 def test_short_clips_are_skipped_with_one_warning(tmp_path: Path, load: Any) -> None:
     for name, length in (("a", 3), ("b", 6), ("c", 2), ("d", 5)):
         write_pictures(tmp_path / "clips" / name, grey_levels(length))
@@ -409,13 +422,13 @@ def test_arguments_out_of_range(options: dict[str, float], tmp_path: Path, load:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the clips that were decoded since."""
     names: list[str] = []
-    original = data.square_frames
+    original = clip_cache.square_frames
 
     def recording(clip: clip_files.SourceClip, *arguments: Any) -> Any:
         names.append(clip.name)
         return original(clip, *arguments)
 
-    monkeypatch.setattr(data, "square_frames", recording)
+    monkeypatch.setattr(clip_cache, "square_frames", recording)
     return names
 
 
@@ -443,6 +456,34 @@ def test_changed_input_is_decoded_again(tmp_path: Path, load: Any, decoded: list
     assert len(decoded) == 5
 
 
+def test_weights_do_not_decode_again(tmp_path: Path, load: Any, decoded: list[str]) -> None:
+    for name, length in (("a", 3), ("b", 2), ("c", 4)):
+        write_pictures(tmp_path / "clips" / name, grey_levels(length))
+    plain = load(tmp_path / "clips")
+    assert plain.weights.tolist() == [1, 1, 1] and not plain.is_weighted
+    (tmp_path / "clips" / "weights.csv").write_text("a,0\nc,2.5\n")
+    beside = load(tmp_path / "clips")
+    assert beside.names == ("b", "c") and beside.weights.tolist() == [1, 2.5] and beside.is_weighted
+    assert beside.clip(1)[:, 0, 0, 0].tolist() == [0, 10, 20, 30]
+    (tmp_path / "other.csv").write_text("b,3\nc,3\na,3\n")
+    given = load(tmp_path / "clips", weights=tmp_path / "other.csv")
+    assert given.names == ("a", "b", "c") and not given.is_weighted
+    assert decoded == ["a", "b", "c"]
+
+
+def test_a_clip_that_is_left_out_may_be_short(tmp_path: Path, load: Any) -> None:
+    for name, length in (("a", 3), ("b", 6)):
+        write_pictures(tmp_path / "clips" / name, grey_levels(length))
+    weights = tmp_path / "weights.csv"
+    weights.write_text("a,0\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load(tmp_path / "clips", minimum_frames=5, weights=weights).names == ("b",)
+    weights.write_text("d,1\n")
+    with pytest.raises(DataError, match=r"weights\.csv: line 1: found the clip 'd', expected"):
+        load(tmp_path / "clips", weights=weights)
+
+
 @pytest.mark.parametrize("damage", ["cut frames", "no frames", "bad JSON", "other JSON", "wrong lengths"])
 def test_a_damaged_cache_is_rebuilt(damage: str, tmp_path: Path, load: Any, decoded: list[str]) -> None:
     folder = write_pictures(tmp_path / "clip", grey_levels(3))
@@ -467,12 +508,12 @@ def test_a_killed_run_leaves_no_cache_that_could_be_used(tmp_path: Path, load: A
     folder = write_pictures(tmp_path / "clip", grey_levels(5))
     program = f"""
 import itertools, os, signal
-from styleinv.training import data
-original = data.square_frames
+from styleinv.training import clip_cache, data
+original = clip_cache.square_frames
 def killed(*arguments):
     yield from itertools.islice(original(*arguments), 3)
     os.kill(os.getpid(), signal.SIGKILL)
-data.square_frames = killed
+clip_cache.square_frames = killed
 data.load_clips({str(folder)!r}, 32, cache={str(tmp_path / "cache")!r}, progress=False)
 """
     finished = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=False)
@@ -490,13 +531,13 @@ data.load_clips({str(folder)!r}, 32, cache={str(tmp_path / "cache")!r}, progress
 
 def test_an_interrupted_run_cleans_up(tmp_path: Path, load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_pictures(tmp_path / "clip", grey_levels(5))
-    original = data.square_frames
+    original = clip_cache.square_frames
 
     def interrupted(*arguments: Any) -> Any:
         yield from itertools.islice(original(*arguments), 3)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(data, "square_frames", interrupted)
+    monkeypatch.setattr(clip_cache, "square_frames", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load(folder)
     assert not list((tmp_path / "cache").iterdir())
@@ -504,15 +545,15 @@ def test_an_interrupted_run_cleans_up(tmp_path: Path, load: Any, monkeypatch: py
 
 def test_two_processes_may_decode_the_same(tmp_path: Path, load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_pictures(tmp_path / "clip", grey_levels(3))
-    original = data.square_frames
+    original = clip_cache.square_frames
 
     def overtaken(*arguments: Any) -> Any:
         with monkeypatch.context() as context:
-            context.setattr(data, "square_frames", original)
+            context.setattr(clip_cache, "square_frames", original)
             load(folder)
         return original(*arguments)
 
-    monkeypatch.setattr(data, "square_frames", overtaken)
+    monkeypatch.setattr(clip_cache, "square_frames", overtaken)
     assert load(folder).total_frames == 3
     assert len(list((tmp_path / "cache").iterdir())) == 1
 

@@ -38,7 +38,7 @@ def test_r1_is_half_the_squared_gradient():
 def test_path_length_of_a_scaling_is_its_factor():
     torch.manual_seed(0)
     latents = torch.randn(4, 1, 3 * 32 * 32, requires_grad=True)
-    lengths = path_lengths((latents * 5).view(4, 3, 32, 32), latents)
+    lengths = path_lengths((latents * 5).view(4, 3, 32, 32), latents, torch.randn(4, 3, 32, 32))
     assert lengths.shape == (4,)
     assert lengths.mean().item() == pytest.approx(5 * math.sqrt(3), rel=0.1)  # three channels share one pixel's scale
 

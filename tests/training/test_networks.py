@@ -59,7 +59,18 @@ def test_noise_modes_differ_and_none_is_without():
     const, none = network(w, "const"), network(w, "none")
     assert torch.equal(const, network(w, "const"))
     assert not torch.allclose(const, none)
-    assert not torch.equal(network(w, "random"), network(w, "random"))
+    drawn = network(w, network.draw_noise([7]))
+    assert torch.equal(drawn, network(w, network.draw_noise([7])))
+    assert not torch.allclose(drawn, network(w, network.draw_noise([8])))
+    assert not torch.allclose(drawn, const) and not torch.allclose(drawn, none)
+
+
+def test_noise_follows_from_the_seed_of_each_picture():
+    network = SynthesisNetwork(8, w_dim=6, channel_base=64)
+    both, second = network.draw_noise([3, 2**61]), network.draw_noise([2**61])
+    assert [tuple(layer.shape) for layer in both] == [(2, 1, 4, 4), (2, 1, 8, 8), (2, 1, 8, 8)]
+    assert all(torch.equal(layer[1:], alone) for layer, alone in zip(both, second, strict=True))
+    assert not torch.equal(both[1], both[2])
 
 
 def test_without_noise_tensors_all_modes_are_one():
@@ -68,6 +79,7 @@ def test_without_noise_tensors_all_modes_are_one():
     assert not any("noise" in name for name in network.state_dict())
     w = torch.randn(1, 6)
     assert torch.equal(network(w, "const"), network(w, "none"))
+    assert network.draw_noise([1]) == "none"
 
 
 def test_activations_stay_inside_the_clamp():

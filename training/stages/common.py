@@ -1,14 +1,105 @@
-"""What the stages share: Adam as GAN training uses it, real pictures and networks in the form they are used in."""
+"""What the stages share: the adversarial step, mixed precision, Adam as GAN training uses it, real pictures.
+
+Shapes: B samples of a whole batch, P of the part of it that is at work.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from styleinv.training.losses import discriminator_loss, r1_penalty
+from styleinv.training import workers
+from styleinv.training.config import ComputeConfig
+from styleinv.training.data import ClipSet, frame_batch
+from styleinv.training.losses import discriminator_loss, generator_loss, r1_penalty
+
+Judge = Callable[[Tensor], Tensor]  # samples [P, ...] -> logits [P]
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class Losses:
+    """Means over a batch of what its parts, in this process and in others, have lost."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, share: float, **losses: Tensor) -> None:
+        """Take in one part's means; `share` is its share of the whole batch."""
+        for name, loss in losses.items():
+            self._sums[name] = self._sums.get(name, 0.0) + loss.detach().float() * share
+
+    def means(self) -> dict[str, float]:
+        """All of them, by name; every process gets the same."""
+        if not self._sums:
+            return {}
+        return dict(zip(self._sums, workers.total(torch.stack(list(self._sums.values()))).tolist(), strict=True))
+
+
+def adversarial_gradients(
+    discriminator: nn.Module,
+    judge_real: Judge,
+    judge_fake: Judge,
+    real: Tensor,
+    fake: Tensor,
+    losses: Losses,
+    *,
+    share: float,
+    r1_weight: float,
+) -> Tensor:
+    """Both sides' gradients from one look of the discriminator at one set of fakes.
+
+    real and fake [P, ...] become gradients of the logistic losses times `share`, their share of the batch: those of the
+    discriminator, with R1 where `r1_weight` is above 0, are added to its parameters, and the generator's at `fake` is
+    returned. Both sides then move at once. Textbook training moves one after the other, and for that draws the fakes
+    twice and judges them three times.
+    """
+    seen = fake.detach().requires_grad_()
+    fake_logits = judge_fake(seen).float()
+    adversarial = generator_loss(fake_logits)
+    (gradient,) = torch.autograd.grad(adversarial * share, seen, retain_graph=True)
+    real = real.detach().requires_grad_(r1_weight > 0)
+    real_logits = judge_real(real).float()
+    loss = discriminator_loss(real_logits, fake_logits)
+    losses.add(
+        share, generator=adversarial, discriminator=loss, real=real_logits.mean(), sign=real_logits.sign().mean()
+    )
+    if r1_weight > 0:
+        penalty = r1_penalty(real, real_logits)
+        losses.add(share, r1=penalty)
+        loss = loss + penalty * r1_weight
+    (loss * share).backward(inputs=list(discriminator.parameters()))
+    return gradient
+
+
+def compiled(network: Network, compute: ComputeConfig) -> Network:
+    """The network as it is called in most steps; it shares its weights. torch.compile has no second derivatives."""
+    return torch.compile(network) if compute.compile else network
+
+
+def take_step(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Move a network by the gradients that its parts, here and in other processes, have added up; then forget them."""
+    workers.reduce_gradients(network)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def mixed_precision(compute: ComputeConfig, device: torch.device) -> AbstractContextManager[None]:
+    """Convolutions and products in bfloat16, weights and sums in float32, where `compute.precision` says so."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(compute.precision, device))
+
+
+def uses_bfloat16(precision: str, device: torch.device) -> bool:
+    """'auto' is bfloat16 where the device multiplies it faster than float32."""
+    if precision == "auto":
+        if device.type == "cuda":
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return precision == "bf16"
 
 
 def lazy_adam(parameters: Iterable[nn.Parameter], learning_rate: float, interval: int = 0) -> torch.optim.Adam:
@@ -17,39 +108,18 @@ def lazy_adam(parameters: Iterable[nn.Parameter], learning_rate: float, interval
     Source: StyleGAN2 appendix B, 'lazy regularization'.
     """
     ratio = interval / (interval + 1) if interval else 1.0
-    return torch.optim.Adam(list(parameters), lr=learning_rate * ratio, betas=(0.0, 0.99**ratio), eps=1e-8)
+    betas = (0.0, 0.99**ratio)
+    return torch.optim.Adam(list(parameters), lr=learning_rate * ratio, betas=betas, eps=1e-8, fused=True)
 
 
-def discriminator_step(
-    optimizer: torch.optim.Optimizer,
-    judge_real: Callable[[Tensor], Tensor],
-    judge_fake: Callable[[Tensor], Tensor],
-    real: Tensor,
-    fake: Tensor,
-    *,
-    r1_weight: float,
-) -> tuple[dict[str, float], Tensor]:
-    """One step of a discriminator on real and fake samples [B, ...]; with R1 where `r1_weight` is above 0.
-
-    Returns the losses by name, and the real samples' logits [B].
-    """
-    real.requires_grad_(r1_weight > 0)
-    real_logits = judge_real(real)
-    loss = discriminator_loss(real_logits, judge_fake(fake))
-    losses = {"discriminator": loss.item(), "real": real_logits.mean().item()}
-    if r1_weight > 0:
-        penalty = r1_penalty(real, real_logits)
-        loss = loss + penalty * r1_weight
-        losses["r1"] = penalty.item()
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return losses, real_logits.detach()
+def real_pictures(clips: ClipSet, seed: int, start: int, rows: Tensor, mirror: bool) -> Tensor:
+    """Those frames of the endless stream that are `rows` [P] behind number `start`, [P, 3, R, R]."""
+    return to_pictures(np.concatenate([frame_batch(clips, seed, start + row, 1, mirror) for row in rows.tolist()]))
 
 
 def to_pictures(frames: np.ndarray) -> Tensor:
-    """Bytes [..., H, W, 3] -> float pictures [..., 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(frames).movedim(-1, -3).float() / 127.5 - 1
+    """Bytes [..., H, W, 3] -> float pictures [..., 3, H, W] in [-1, 1], on the default device."""
+    return torch.as_tensor(frames, device=torch.get_default_device()).movedim(-1, -3).float() / 127.5 - 1
 
 
 def channels_last(*networks: nn.Module) -> None:

@@ -1,30 +1,56 @@
-"""Stage 1: the picture generator, StyleGAN2-ADA on single frames (paper section 3.3, first paragraph)."""
+"""Stage 1: the picture generator, StyleGAN2-ADA on single frames (paper section 3.3, first paragraph).
+
+Shapes: B pictures of a batch, P of a part of it, Z size of z, L latents per picture, W size of a latent, R resolution.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from styleinv.training.augment import AdaptiveProbability, augment
+from styleinv.training import workers
+from styleinv.training.augment import AdaptiveProbability, augment, draw_transforms
 from styleinv.training.config import Config
-from styleinv.training.data import ClipSet, frame_batch
+from styleinv.training.data import ClipSet
 from styleinv.training.ema import averaged_copy, ramped_half_life, update_average
 from styleinv.training.generator import Generator
-from styleinv.training.losses import generator_loss, path_lengths
+from styleinv.training.losses import path_lengths
 from styleinv.training.model import build_generator, build_image_discriminator
-from styleinv.training.stages.common import channels_last, discriminator_step, lazy_adam, to_pictures
+from styleinv.training.stages.common import (
+    Losses,
+    adversarial_gradients,
+    channels_last,
+    compiled,
+    lazy_adam,
+    mixed_precision,
+    real_pictures,
+    take_step,
+)
 
 LATENT_AVERAGE_DECAY = 0.998  # per step, as StyleGAN2 tracks the mean latent
 PATH_LENGTH_DECAY = 0.01
 PREVIEW = 16
 
 
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of a whole batch, so that a picture's do not depend on the part that it is in."""
+
+    z: Tensor  # [B, Z]
+    other_z: Tensor  # [B, Z], whose latents the layers from `crossover` on take
+    crossover: Tensor  # [B], L where styles are not mixed
+    noise_seed: Tensor  # [B]
+
+
 class ImageStage:
     """Trains `generator` against `discriminator`; the moving average of the generator is the result."""
 
     name = "image"
+    kind = "image"
 
     def __init__(self, config: Config, clips: ClipSet, seed: int) -> None:
         torch.manual_seed(seed)
@@ -33,6 +59,8 @@ class ImageStage:
         self.clips = clips
         self.seed = seed
         self.images_per_step = settings.batch
+        self.parts = workers.own_parts(settings.batch, config.compute.accumulation, config.discriminator.group_size)
+        self.share = 1 / (len(self.parts) * workers.count())  # of a part in the batch
         self.generator = build_generator(picture)
         with torch.no_grad():
             for layer in self.generator.synthesis.picture_layers():
@@ -40,6 +68,8 @@ class ImageStage:
         self.discriminator = build_image_discriminator(config)
         self.average: Generator = averaged_copy(self.generator)
         channels_last(self.generator, self.discriminator)
+        self.synthesis = compiled(self.generator.synthesis, config.compute)
+        self.judge = compiled(self.discriminator, config.compute)
         self.networks: dict[str, nn.Module] = {
             "generator": self.generator,
             "discriminator": self.discriminator,
@@ -57,73 +87,88 @@ class ImageStage:
 
     def step(self, index: int) -> dict[str, float]:
         settings = self.config.image
-        real = to_pictures(frame_batch(self.clips, self.seed, index * settings.batch, settings.batch, settings.mirror))
-        losses = self._train_generator() | self._train_discriminator(real, index)
+        losses = Losses()
+        self._add_gradients(index, losses)
+        for name, network in (("discriminator", self.discriminator), ("generator", self.generator)):
+            take_step(network, self.optimizers[name])
         if settings.path_length_interval and index % settings.path_length_interval == 0:
-            losses |= self._regularize_path_lengths()
+            self._regularize_path_lengths(losses)
         half_life = ramped_half_life(settings.ema_images, settings.ema_rampup, (index + 1) * settings.batch)
         update_average(self.average, self.generator, settings.batch, half_life)
-        return losses | {"augment": self.probability.p}
+        means = losses.means()
+        self.probability.update(means.pop("sign"), settings.batch)
+        return means | {"augment": self.probability.p}
 
-    def _train_generator(self) -> dict[str, float]:
-        self.discriminator.requires_grad_(False)
-        fake = self._generate(self.config.image.batch)
-        loss = generator_loss(self.discriminator(self._augment(fake)))
-        self.optimizers["generator"].zero_grad()
-        loss.backward()
-        self.optimizers["generator"].step()
-        return {"generator": loss.item()}
-
-    def _train_discriminator(self, real: Tensor, index: int) -> dict[str, float]:
-        settings = self.config.image
-        self.discriminator.requires_grad_(True)
+    def _add_gradients(self, index: int, losses: Losses) -> None:
+        """Those of both networks, from real frames and fakes of every part of the batch."""
+        settings, p, resolution = self.config.image, self.probability.p, self.config.model.generator.resolution
+        draws = self._draw(settings.batch)
+        fake_transforms, real_transforms = (draw_transforms(settings.batch, p, resolution) for _ in range(2))
+        r1_weight = settings.r1_gamma * settings.r1_interval if index % settings.r1_interval == 0 else 0.0
+        average = torch.zeros_like(self.generator.mapping.latent_average)
+        start = index * settings.batch
+        for rows in self.parts:
+            ws = self._latents(draws, rows)
+            average += ws[:, 0].detach().mean(dim=0) * self.share
+            real = real_pictures(self.clips, self.seed, start, rows, settings.mirror)
+            with mixed_precision(self.config.compute, ws.device):
+                fake = self.synthesis(ws, self._noise(draws, rows))
+                shown = augment(fake[:, None], fake_transforms and fake_transforms.of(rows))[:, 0]
+                # R1 is taken at the augmented pictures: bilinear warps have no second derivative to go through.
+                real = augment(real[:, None], real_transforms and real_transforms.of(rows))[:, 0]
+                gradient = adversarial_gradients(
+                    self.discriminator,
+                    self.discriminator if r1_weight > 0 else self.judge,
+                    self.judge,
+                    real,
+                    shown,
+                    losses,
+                    share=self.share,
+                    r1_weight=r1_weight,
+                )
+            shown.backward(gradient)
         with torch.no_grad():
-            fake = self._augment(self._generate(settings.batch))
-            # R1 is taken at the augmented pictures: bilinear warps have no second derivative to go through.
-            real = self._augment(real)
-        losses, real_logits = discriminator_step(
-            self.optimizers["discriminator"],
-            self.discriminator,
-            self.discriminator,
-            real,
-            fake,
-            r1_weight=settings.r1_gamma * settings.r1_interval if index % settings.r1_interval == 0 else 0.0,
-        )
-        self.probability.update(real_logits, settings.batch)
-        return losses
+            self.generator.mapping.latent_average.lerp_(workers.total(average), 1 - LATENT_AVERAGE_DECAY)
 
-    def _regularize_path_lengths(self) -> dict[str, float]:
-        """Keep steps in latent space the same size everywhere (StyleGAN2 section 3.2), on half a batch."""
-        settings = self.config.image
-        ws = self._latents(max(1, settings.batch // 2))
-        lengths = path_lengths(self.generator.synthesis(ws, "random"), ws)
-        target = self.mean_path_length + PATH_LENGTH_DECAY * (lengths.mean().item() - self.mean_path_length)
-        self.mean_path_length = target
-        loss = (lengths - target).square().mean()
-        self.optimizers["generator"].zero_grad()
-        (loss * settings.path_length_weight * settings.path_length_interval).backward()
-        self.optimizers["generator"].step()
-        return {"path_length": loss.item()}
+    def _regularize_path_lengths(self, losses: Losses) -> None:
+        """Keep steps in latent space the same size everywhere (StyleGAN2 section 3.2), on half of each part."""
+        settings, resolution = self.config.image, self.config.model.generator.resolution
+        draws = self._draw(settings.batch)
+        directions = torch.randn(settings.batch, 3, resolution, resolution)
+        halves = [rows[: max(1, len(rows) // 2)] for rows in self.parts]
+        lengths = []
+        for rows in halves:
+            ws = self._latents(draws, rows)
+            with mixed_precision(self.config.compute, ws.device):
+                pictures = self.generator.synthesis(ws, self._noise(draws, rows))
+            lengths.append(path_lengths(pictures, ws, directions[rows]))
+        mean = workers.total(torch.stack([part.detach().mean() * self.share for part in lengths]).sum()).item()
+        self.mean_path_length += PATH_LENGTH_DECAY * (mean - self.mean_path_length)
+        for part in lengths:
+            loss = (part - self.mean_path_length).square().mean()
+            losses.add(self.share, path_length=loss)
+            (loss * (settings.path_length_weight * settings.path_length_interval * self.share)).backward()
+        take_step(self.generator, self.optimizers["generator"])
 
-    def _generate(self, batch: int) -> Tensor:
-        image: Tensor = self.generator.synthesis(self._latents(batch), "random")
-        return image
+    def _draw(self, batch: int) -> Draws:
+        count, z_dim = self.generator.synthesis.num_latents, self.config.model.generator.z_dim
+        z, other_z = torch.randn(2, batch, z_dim)
+        mixes = torch.rand(batch) < self.config.image.style_mixing
+        crossover = torch.where(mixes, torch.randint(1, count, (batch,)), count)
+        return Draws(z, other_z, crossover, torch.randint(2**62, (batch,)))
 
-    def _latents(self, batch: int) -> Tensor:
-        """Latents [B, L, W], some of them mixed: the layers behind a random one take another latent."""
+    def _latents(self, draws: Draws, rows: Tensor) -> Tensor:
+        """Latents [P, L, W], some of them mixed: the layers behind a random one take another latent."""
         mapping, count = self.generator.mapping, self.generator.synthesis.num_latents
-        w = mapping(torch.randn(batch, self.config.model.generator.z_dim))
-        with torch.no_grad():
-            mapping.latent_average.lerp_(w.detach().mean(dim=0), 1 - LATENT_AVERAGE_DECAY)
-        ws = w[:, None].repeat(1, count, 1)
-        if torch.rand(()) < self.config.image.style_mixing:
-            crossover = int(torch.randint(1, count, ()))
-            other = mapping(torch.randn(batch, self.config.model.generator.z_dim))
-            ws = torch.cat([ws[:, :crossover], other[:, None].expand(-1, count - crossover, -1)], dim=1)
+        ws = mapping(draws.z[rows])[:, None].expand(-1, count, -1)
+        if self.config.image.style_mixing:
+            layers = torch.arange(count)[None, :, None]
+            other: Tensor = mapping(draws.other_z[rows])[:, None]
+            ws = torch.where(layers < draws.crossover[rows, None, None], ws, other)
         return ws
 
-    def _augment(self, images: Tensor) -> Tensor:
-        return augment(images[:, None], self.probability.p)[:, 0]
+    def _noise(self, draws: Draws, rows: Tensor) -> str | Sequence[Tensor]:
+        return self.generator.synthesis.draw_noise(draws.noise_seed[rows].tolist())
 
     def numbers(self) -> dict[str, Any]:
         return {

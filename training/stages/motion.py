@@ -2,10 +2,14 @@
 
 The generator is frozen. A fake clip has four frames: t = 0 and three random times ('first-frame-aware sparse
 training'); its frame at t = 0 is shown to the discriminator as x0 itself.
+
+Shapes: B clips of a batch, P of a part of it, K anchors, Z size of z and of an anchor's noise, W size of a latent,
+R resolution.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,19 +17,37 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from styleinv.training.augment import AdaptiveProbability, augment
+from styleinv.training import workers
+from styleinv.training.augment import AdaptiveProbability, augment, draw_transforms
 from styleinv.training.config import Config
 from styleinv.training.data import ClipSet, clip_batch, sample_times
 from styleinv.training.discriminator import CLIP_FRAMES
 from styleinv.training.ema import averaged_copy, ramped_half_life, update_average
 from styleinv.training.encoder import Encoder
 from styleinv.training.generator import Generator
-from styleinv.training.losses import generator_loss
 from styleinv.training.model import InversionModel, StyleInV, build_clip_discriminator, build_styleinv
-from styleinv.training.stages.common import channels_last, discriminator_step, lazy_adam, to_pictures
+from styleinv.training.stages.common import (
+    Losses,
+    adversarial_gradients,
+    channels_last,
+    compiled,
+    lazy_adam,
+    mixed_precision,
+    take_step,
+    to_pictures,
+)
 
 PREVIEW = 4  # clips
 FAKE_TIMES_DOMAIN = 3  # keeps the fakes' times apart from the draws of the data
+
+
+@dataclass(frozen=True)
+class Fakes:
+    """What the fake clips of a batch are made from; a clip's draws do not depend on who draws them."""
+
+    times: Tensor  # [B, 4], of which the first is 0
+    z: Tensor  # [B, Z]
+    noise: Tensor  # [B, K, Z]
 
 
 class MotionStage:
@@ -35,6 +57,7 @@ class MotionStage:
     """
 
     name = "motion"
+    kind = "styleinv"
 
     def __init__(
         self, config: Config, clips: ClipSet, seed: int, generator: Generator, inversion: InversionModel | None
@@ -45,6 +68,8 @@ class MotionStage:
         self.clips = clips
         self.seed = seed
         self.images_per_step = settings.batch
+        self.parts = workers.own_parts(settings.batch, config.compute.accumulation, config.discriminator.group_size)
+        self.share = 1 / (len(self.parts) * workers.count())  # of a part in the batch
         self.model = build_styleinv(config.model)
         self.model.generator.load_state_dict(generator.state_dict())
         with torch.no_grad():
@@ -60,6 +85,8 @@ class MotionStage:
         self.discriminator = build_clip_discriminator(config)
         channels_last(self.model, self.discriminator)
         self.average: StyleInV = averaged_copy(self.model)
+        self.synthesis = compiled(self.model.generator.synthesis, config.compute)
+        self.judge = compiled(self.discriminator, config.compute)
         self.networks: dict[str, nn.Module] = {
             "model": self.model,
             "discriminator": self.discriminator,
@@ -77,68 +104,73 @@ class MotionStage:
         )
 
     def step(self, index: int) -> dict[str, float]:
-        settings = self.config.motion
-        frames, real_times = clip_batch(
-            self.clips, self.seed, index * settings.batch, settings.batch, max_span=settings.max_span, mirror=False
-        )
-        draws = np.random.Generator(np.random.Philox(key=[self.seed, FAKE_TIMES_DOMAIN], counter=[0, 0, index, 0]))
-        times = torch.from_numpy(sample_times(draws, settings.batch, settings.max_span, fractional=True))
-        losses, fake = self._train_model(times, learns=index * settings.batch >= settings.head_start)
-        losses |= self._train_discriminator(to_pictures(frames), torch.from_numpy(real_times), fake, times, index)
+        settings, p, resolution = self.config.motion, self.probability.p, self.config.model.generator.resolution
+        learns = index * settings.batch >= settings.head_start
+        losses, fakes = Losses(), self._draw(index)
+        fake_transforms, real_transforms = (draw_transforms(settings.batch, p, resolution) for _ in range(2))
+        r1_weight = settings.r1_gamma * settings.r1_interval if index % settings.r1_interval == 0 else 0.0
+        for rows in self.parts:
+            times = fakes.times[rows]
+            frames, real_times = self._real(index, rows)
+            with mixed_precision(self.config.compute, times.device), torch.set_grad_enabled(learns):
+                clip, first_frame, w0, w = self._generate(fakes, rows)
+                shown = augment(clip, fake_transforms and fake_transforms.of(rows))
+            judge_real = self.discriminator if r1_weight > 0 else self.judge
+            with mixed_precision(self.config.compute, times.device):
+                gradient = adversarial_gradients(
+                    self.discriminator,
+                    lambda clips, times=real_times, judge=judge_real: judge(clips, times),
+                    lambda clips, times=times: self.judge(clips, times),
+                    augment(frames, real_transforms and real_transforms.of(rows)),
+                    shown,
+                    losses,
+                    share=self.share,
+                    r1_weight=r1_weight,
+                )
+            if learns:
+                first = F.mse_loss(first_frame, clip[:, 0])
+                drift = (w - w0[:, None]).norm(dim=2).mean()
+                losses.add(self.share, first_frame=first, drift=drift)
+                loss = settings.first_frame_weight * first + settings.latent_weight * drift
+                torch.autograd.backward([shown, loss * self.share], [gradient, None])
+        take_step(self.discriminator, self.optimizers["discriminator"])
+        if learns:
+            take_step(self.model, self.optimizers["model"])
         half_life = ramped_half_life(settings.ema_images, settings.ema_rampup, (index + 1) * settings.batch)
         update_average(self.average, self.model, settings.batch, half_life)
-        return losses | {"augment": self.probability.p}
+        means = losses.means()
+        self.probability.update(means.pop("sign"), settings.batch)
+        return means | {"augment": self.probability.p}
 
-    def _train_model(self, times: Tensor, learns: bool) -> tuple[dict[str, float], Tensor]:
-        """Returns the losses and the fake clips, which the discriminator then learns from."""
+    def _draw(self, index: int) -> Fakes:
+        settings, model = self.config.motion, self.config.model
+        draws = np.random.Generator(np.random.Philox(key=[self.seed, FAKE_TIMES_DOMAIN], counter=[0, 0, index, 0]))
+        times = sample_times(draws, settings.batch, settings.max_span, fractional=True)
+        z = torch.randn(settings.batch, model.generator.z_dim)
+        anchors = self.model.motion.anchors_needed(float(times.max()))
+        noise = torch.randn(settings.batch, anchors, model.motion.noise_dim)
+        return Fakes(torch.as_tensor(times, device=z.device), z, noise)
+
+    def _real(self, index: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Real clips [P, 4, 3, R, R] and their times [P, 4]."""
         settings = self.config.motion
-        self.discriminator.requires_grad_(False)
-        with torch.set_grad_enabled(learns):
-            clip, first_frame, w0, w = self._generate(times)
-        if not learns:
-            return {}, clip
-        adversarial = generator_loss(self.discriminator(augment(clip, self.probability.p), times))
-        first = F.mse_loss(first_frame, clip[:, 0])
-        drift = (w - w0[:, None]).norm(dim=2).mean()
-        loss = adversarial + settings.first_frame_weight * first + settings.latent_weight * drift
-        self.optimizers["model"].zero_grad()
-        loss.backward()
-        self.optimizers["model"].step()
-        return {"model": adversarial.item(), "first_frame": first.item(), "drift": drift.item()}, clip.detach()
+        start = index * settings.batch
+        clips = [
+            clip_batch(self.clips, self.seed, start + row, 1, max_span=settings.max_span, mirror=settings.mirror)
+            for row in rows.tolist()
+        ]
+        frames, times = (np.concatenate(arrays) for arrays in zip(*clips, strict=True))
+        return to_pictures(frames), torch.as_tensor(times, device=rows.device)
 
-    def _train_discriminator(
-        self, real: Tensor, real_times: Tensor, fake: Tensor, fake_times: Tensor, index: int
-    ) -> dict[str, float]:
-        settings = self.config.motion
-        self.discriminator.requires_grad_(True)
+    def _generate(self, fakes: Fakes, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Returns the clips as the discriminator sees them [P, 4, 3, R, R] (x0 first), the model's own frame at t = 0
+        [P, 3, R, R], w0 [P, W] and the frames' latents [P, 4, W]."""
+        model = self.model
         with torch.no_grad():
-            fake, real = augment(fake, self.probability.p), augment(real, self.probability.p)
-        losses, real_logits = discriminator_step(
-            self.optimizers["discriminator"],
-            lambda clips: self.discriminator(clips, real_times),
-            lambda clips: self.discriminator(clips, fake_times),
-            real,
-            fake,
-            r1_weight=settings.r1_gamma * settings.r1_interval if index % settings.r1_interval == 0 else 0.0,
-        )
-        self.probability.update(real_logits, settings.batch)
-        return losses
-
-    def _generate(self, times: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Fake clips for times [B, 4], of which the first is 0.
-
-        Returns the clip as the discriminator sees it [B, 4, 3, R, R] (x0 first), the model's own frame at t = 0
-        [B, 3, R, R], w0 [B, W] and the frames' latents [B, 4, W].
-        """
-        model, picture, motion = self.model, self.config.model.generator, self.config.model.motion
-        batch = len(times)
-        with torch.no_grad():
-            w0 = model.generator.mapping(torch.randn(batch, picture.z_dim))
+            w0 = model.generator.mapping(fakes.z[rows])
             x0 = model.generator.synthesis(w0)
-        anchors = model.motion.anchors_needed(float(times.max()))
-        v = model.motion(torch.randn(batch, anchors, motion.noise_dim), times)
-        w = model.latents(w0, x0, v)
-        frames = model.generator.synthesis(w.flatten(0, 1)).unflatten(0, (batch, CLIP_FRAMES))
+        w = model.latents(w0, x0, model.motion(fakes.noise[rows], fakes.times[rows]))
+        frames = self.synthesis(w.flatten(0, 1)).unflatten(0, (-1, CLIP_FRAMES))
         return torch.cat([x0[:, None], frames[:, 1:]], dim=1), frames[:, 0], w0, w
 
     def numbers(self) -> dict[str, Any]:
@@ -154,7 +186,7 @@ class MotionStage:
     @torch.no_grad()
     def preview(self) -> Tensor:
         """Each row a clip over time."""
-        draws = torch.Generator().manual_seed(0)
+        draws = torch.Generator(torch.get_default_device()).manual_seed(0)
         span, model = self.config.motion.max_span, self.config.model
         t = torch.linspace(0, span - 1, PREVIEW, dtype=torch.float64).expand(PREVIEW, -1)
         z = torch.randn(PREVIEW, model.generator.z_dim, generator=draws)
