@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ from styleinv.training.data import ClipSet, frame_batch
 from styleinv.training.losses import discriminator_loss, generator_loss, r1_penalty
 
 Judge = Callable[[Tensor], Tensor]  # samples [P, ...] -> logits [P]
-Network = TypeVar("Network", bound=nn.Module)
 
 
 class Losses:
@@ -76,7 +74,7 @@ def adversarial_gradients(
     return gradient
 
 
-def compiled(network: Network, compute: ComputeConfig) -> Network:
+def compiled(network: nn.Module, compute: ComputeConfig) -> Callable[..., Tensor]:
     """The network as it is called in most steps; it shares its weights. torch.compile has no second derivatives."""
     return torch.compile(network) if compute.compile else network
 

@@ -9,6 +9,7 @@ R resolution.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,8 +120,8 @@ class MotionStage:
             with mixed_precision(self.config.compute, times.device):
                 gradient = adversarial_gradients(
                     self.discriminator,
-                    lambda clips, times=real_times, judge=judge_real: judge(clips, times),
-                    lambda clips, times=times: self.judge(clips, times),
+                    functools.partial(judge_real, times=real_times),
+                    functools.partial(self.judge, times=times),
                     augment(frames, real_transforms and real_transforms.of(rows)),
                     shown,
                     losses,
