@@ -27,10 +27,13 @@ KERNELS_DTYPES ?= float16
 KERNELS_CSV ?= benchmarks/results/kernels.csv
 TUNE_GPU_FLAGS ?=
 
-.PHONY: demo test test-quantize soak lint types wheel clean gpu test-gpu bench-gpu tune-gpu
+.PHONY: demo demo-train test test-quantize soak lint types wheel clean gpu test-gpu bench-gpu tune-gpu
 
 demo: $(VENV)/demo.installed
 	$(BIN)/styleinv demo --out demo $(DEMO_FLAGS)
+
+demo-train: $(VENV)/demo.installed
+	$(BIN)/styleinv demo-train --out demo/trained $(DEMO_FLAGS)
 
 test: $(VENV)/dev.installed
 	$(BIN)/pytest

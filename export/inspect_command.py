@@ -17,6 +17,7 @@ from styleinv.training.checkpoint_file import parameters_by_part, read_header
 from styleinv.training.config import Config
 
 PICKLE_MAGIC = b"\x80"
+HEADER_PLACE, HEADER_START = 8, b"{"  # of safetensors: JSON, after a length whose first byte may be a pickle's
 
 
 def main(argv: list[str]) -> int:
@@ -48,10 +49,11 @@ def describe(path: Path) -> dict[str, Any]:
         return _describe_bundle(path)
     try:
         with path.open("rb") as file:
-            first = file.read(1)
+            head = file.read(HEADER_PLACE + 1)
     except OSError as error:
         raise CheckpointError(f"{path}: found {error.strerror}, expected a pickle, a checkpoint or a bundle") from None
-    return _describe_pickle(path) if first == PICKLE_MAGIC else _describe_checkpoint(path)
+    is_pickle = head.startswith(PICKLE_MAGIC) and head[HEADER_PLACE:] != HEADER_START
+    return _describe_pickle(path) if is_pickle else _describe_checkpoint(path)
 
 
 def as_text(description: dict[str, Any]) -> str:

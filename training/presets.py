@@ -80,28 +80,29 @@ SKY64 = Config(
     model=ModelConfig(
         generator=GeneratorConfig(
             resolution=64,
-            z_dim=128,
-            w_dim=256,
+            z_dim=64,
+            w_dim=128,
             mapping_layers=2,
             channel_base=2048,
-            channel_max=256,
+            channel_max=128,
+            use_noise=False,
             conv_clamp=None,
             fp16_resolutions=0,
         ),
-        encoder=EncoderConfig(widths=(32, 64, 128, 192), depths=(1, 2, 3, 2)),
+        encoder=EncoderConfig(widths=(32, 64, 96, 128), depths=(1, 2, 3, 2)),
         motion=MotionConfig(
-            noise_dim=64, code_dim=128, anchor_distance=16, frequencies=64, min_period=8.0, max_period=256.0
+            noise_dim=64, code_dim=96, anchor_distance=16, frequencies=32, min_period=8.0, max_period=256.0
         ),
     ),
     discriminator=DiscriminatorConfig(
-        channel_base=2048, channel_max=256, group_size=8, clip_channel_base=2048, time_dim=64, conv_clamp=None
+        channel_base=2048, channel_max=128, group_size=8, clip_channel_base=2048, time_dim=32, conv_clamp=None
     ),
-    augment=AugmentConfig(speed_images=100_000),
+    augment=AugmentConfig(speed_images=30_000),
     image=ImageStageConfig(
         images=250_000,
         batch=16,
-        learning_rate=2.5e-3,
-        r1_gamma=0.3,
+        learning_rate=8e-3,
+        r1_gamma=1.0,
         r1_interval=16,
         path_length_interval=0,
         style_mixing=0.0,

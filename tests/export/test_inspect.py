@@ -46,6 +46,18 @@ def test_a_checkpoint(inspect, small_checkpoint, small_model, small_config):
     assert "styleinv" in shown and f"{count(small_model):,}" in shown
 
 
+def test_a_checkpoint_that_begins_like_a_pickle(inspect, small_config, tmp_path):
+    """The header's length comes first, a multiple of 8: one file in 32 has 0x80 there."""
+    path, model = tmp_path / "m.safetensors", build_generator(small_config.model.generator)
+    for extra in range(0, 256, 8):
+        save_checkpoint(path, model, small_config, provenance={"note": "x" * extra})
+        if path.read_bytes()[:1] == b"\x80":
+            break
+    else:
+        pytest.fail("none of 32 lengths begins so")
+    assert inspect(path)[0]["format"] == "checkpoint"
+
+
 def test_a_pickle(inspect, pickle_of_generator, small_config):
     path, model = pickle_of_generator
     described, shown = inspect(path)

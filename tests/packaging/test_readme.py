@@ -8,15 +8,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+COMMAND = r"\w+(?:-\w+)*"
 
 
 def test_the_two_commands_are_the_ones_ci_runs():
     opening = README.split("\n## ")[0]
-    commands = re.findall(r"^    (make \w+)", opening, re.MULTILINE)
+    commands = re.findall(r"^    (make [\w-]+)", opening, re.MULTILINE)
     assert commands == ["make demo", "make test"]
     ci = (ROOT / ".ci" / "run").read_text()
-    for command in commands:
-        assert re.search(rf"^{command}\b", ci, re.MULTILINE), f"CI does not run {command}"
+    for command in [*commands, "make demo-train"]:
+        assert re.search(rf"^{command}(?![\w-])", ci, re.MULTILINE), f"CI does not run {command}"
     assert ".ci/run" in (ROOT / ".github" / "workflows" / "ci.yml").read_text()
 
 
@@ -58,9 +59,9 @@ def test_the_lines_on_editing_and_playing_run(small_bundle):
 def test_commands_and_options_in_the_readme_exist():
     from styleinv.runtime.cli import COMMANDS
 
-    used = set(re.findall(r"\bstyleinv (\w+)", re.sub(r"```python.*?```", "", README, flags=re.DOTALL)))
+    used = set(re.findall(rf"\bstyleinv ({COMMAND})", re.sub(r"```python.*?```", "", README, flags=re.DOTALL)))
     assert {"train", "export", "stream", "init"} <= used <= COMMANDS.keys()
-    for command, option in re.findall(r"`?styleinv (kernels \w+|\w+)[^`\n#]*?(--\w+)", README):
+    for command, option in re.findall(rf"`?styleinv (kernels \w+|{COMMAND})[^`\n#]*?(--\w+)", README):
         assert option == "--help" or option in help_of(command), f"styleinv {command} {option}"
 
 

@@ -157,3 +157,69 @@ def test_fine_tuning_keeps_the_model_and_takes_settings_from_a_preset(video, tmp
     assert "does not go with --from" in failure(capsys, "train", "image", *wrong, "--set", "model.generator.z_dim=5")
     assert "found 'image', expected 'styleinv'" in failure(capsys, "train", "motion", *wrong)
     assert "do not go with --resume" in failure(capsys, "train", "image", *wrong, "--resume")
+
+
+def every_stage(video, out, *extra):
+    few = ["image.images=4", "inversion.images=4", "motion.images=4"]
+    data = ["--data", str(video), "--out", str(out)]
+    return ["train", "all", *data, "--preset", "tiny64", "--set", *SMALL, *few, *extra]
+
+
+def test_all_stages_by_one_command_that_can_be_repeated(video, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(every_stage(video, out)) == 0
+    assert load_checkpoint(out / "motion.safetensors").kind == "styleinv"
+    kept = {name: (out / name).read_bytes() for name in ("image.safetensors", "inversion.safetensors")}
+    before = load_checkpoint(out / "motion.safetensors").model.state_dict()
+    (out / "motion.state.pt").unlink()  # as if it had been killed before motion's first snapshot
+    (out / "motion.safetensors").unlink()
+    assert main(every_stage(video, out)) == 0
+    after = load_checkpoint(out / "motion.safetensors").model.state_dict()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
+    assert {name: (out / name).read_bytes() for name in kept} == kept
+    assert "config.preset: found 'tiny64', expected 'sky64'" in failure(
+        capsys, "train", "all", "--data", str(video), "--out", str(out), "--preset", "sky64"
+    )
+
+
+def test_hours_end_every_stage_after_a_step_at_least(video, tmp_path):
+    assert main([*every_stage(video, tmp_path / "run"), "image.images=1000000", "--hours", "1e-9"]) == 0
+    for name in ("image", "inversion", "motion"):
+        assert torch.load(tmp_path / "run" / f"{name}.state.pt", weights_only=True)["images"] == 2
+
+
+def test_settings_of_training_may_change_when_a_run_goes_on(video, tmp_path, capsys):
+    out = ["--data", str(video), "--out", str(tmp_path / "run")]
+    assert main(["train", "image", *out, "--images", "2", "--set", *SMALL]) == 0
+    more = ["--images", "8", "--resume", "--set", "image.batch=4", "image.learning_rate=0.001"]
+    assert main(["train", "image", *out, *more]) == 0
+    state = torch.load(tmp_path / "run" / "image.state.pt", weights_only=True)
+    assert state["images"] == 8
+    assert state["optimizers"]["generator"]["param_groups"][0]["lr"] == 0.001
+    assert "the run keeps its model" in failure(
+        capsys, "train", "image", *out, "--resume", "--set", "model.generator.z_dim=4"
+    )
+
+
+def test_another_style(video, tmp_path, capsys):
+    out = ["--data", str(video), "--out", str(tmp_path / "run")]
+    assert main(["train", "image", *out, "--images", "2", "--set", *SMALL, "transfer.batch=2"]) == 0
+    assert main(["train", "transfer", *out, "--images", "2"]) == 0
+    assert main(["train", "transfer", *out, "--images", "4", "--resume"]) == 0
+    assert load_checkpoint(tmp_path / "run" / "transfer.safetensors").kind == "transfer"
+    assert "--from: found with 'transfer'" in failure(capsys, "train", "transfer", *out, "--from", "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--images", "4"], "--images: found with 'all'"),
+        (["--resume"], "--resume: found with 'all'"),
+        (["--hours", "0"], "--hours: found 0.0"),
+        (["--device", "tpu"], "--device: found 'tpu'"),
+        (["--features", "none.onnx"], "none.onnx: no such file"),
+        (["--weights", "none.csv"], "none.csv"),
+    ],
+)
+def test_bad_arguments_of_all(video, tmp_path, capsys, extra, words):
+    assert words in failure(capsys, *every_stage(video, tmp_path / "run"), *extra)
