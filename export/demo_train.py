@@ -18,6 +18,7 @@ from styleinv.export.demo import (
     Table,
     as_table,
     clip_rows,
+    is_export_of,
     make_folder,
     play,
     speed_rows,
@@ -79,7 +80,8 @@ def main(argv: list[str]) -> int:
 
     checkpoint = load_checkpoint(model)
     bundle, video, contact = out / "model.bundle", out / "rollout.mp4", out / "contact.png"
-    export_bundle(checkpoint, bundle)
+    if not is_export_of(bundle, checkpoint):
+        export_bundle(checkpoint, bundle)
     played = play(bundle, video, [SEED])
     write_sheet(contact, contact_rows(clips, bundle))
     rows = [
