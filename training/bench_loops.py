@@ -25,9 +25,9 @@ from styleinv.training.layers import ModulatedConv2d
 from styleinv.training.loop import step_seed
 from styleinv.training.losses import discriminator_loss, generator_loss, path_lengths, r1_penalty
 from styleinv.training.model import build_generator, build_image_discriminator
+from styleinv.training.stages.adversary import adversarial_gradients
 from styleinv.training.stages.common import (
     Losses,
-    adversarial_gradients,
     channels_last,
     lazy_adam,
     to_pictures,
@@ -200,7 +200,7 @@ def stage_step(config: Config, clips: ClipSet, seed: int, p: float) -> Step:
     """A step of the package, with augmentation of a fixed probability `p`."""
     fixed = dataclasses.replace(config, augment=dataclasses.replace(config.augment, target=0.0))
     stage = ImageStage(fixed, clips, seed)
-    stage.probability.p = p
+    stage.adversary.probability.p = p
 
     def step(index: int) -> dict[str, float]:
         torch.manual_seed(step_seed(seed, index))

@@ -66,6 +66,11 @@ def own_parts(batch: int, accumulation: int, group_size: int = 1) -> list[Tensor
     return [rows[:, :, part].flatten() for part in mine]
 
 
+def share_of(parts: list[Tensor]) -> float:
+    """The share of one of these parts in the whole batch."""
+    return 1 / (len(parts) * count())
+
+
 def reduce_gradients(network: nn.Module) -> None:
     """Sum the gradients over all processes, in one message."""
     if count() == 1:

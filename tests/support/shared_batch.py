@@ -57,7 +57,7 @@ def build(name, config, clips):
         with torch.no_grad():
             stage.generator.synthesis.const.mul_(1.5)
     if name != "inversion":
-        stage.probability.p = 0.5
+        stage.adversary.probability.p = 0.5
     return stage
 
 

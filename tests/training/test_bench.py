@@ -12,7 +12,7 @@ import torch
 from styleinv.training import bench, bench_loops
 from styleinv.training.bench import COLUMNS, Turns, as_rows, as_table, main, take_turns
 from styleinv.training.bench_loops import Changes, PlainLoop, ladder
-from styleinv.training.stages import common, image
+from styleinv.training.stages import adversary, image
 
 TINIEST = [
     "model.generator.resolution=16", "model.generator.z_dim=4", "model.generator.w_dim=4",
@@ -51,7 +51,7 @@ def test_every_way_regularizes_at_the_same_steps(small_config, small_clips, monk
         function = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *given: (calls.update([name]), function(*given))[1])
 
-    for module in (bench_loops, common):
+    for module in (bench_loops, adversary):
         counted(module, "r1_penalty")
     for module in (bench_loops, image):
         counted(module, "path_lengths")

@@ -9,9 +9,9 @@ import torch
 from styleinv.training.config import ComputeConfig, with_overrides
 from styleinv.training.losses import discriminator_loss, generator_loss, r1_penalty
 from styleinv.training.model import build_image_discriminator
+from styleinv.training.stages.adversary import adversarial_gradients
 from styleinv.training.stages.common import (
     Losses,
-    adversarial_gradients,
     mixed_precision,
     take_step,
     uses_bfloat16,

@@ -148,7 +148,7 @@ def test_parts_of_a_batch_add_up_to_its_gradients(make_stage):
     for parts in (1, 2):
         settings = ["discriminator.group_size=2", "compute.precision=fp32", f"compute.accumulation={parts}"]
         stage = make_stage(*settings, identity=torch.nn.functional.mse_loss)
-        stage.probability.p = 0.5
+        stage.adversary.probability.p = 0.5
         with torch.no_grad():
             stage.generator.synthesis.const.mul_(1.5)  # or there would be no distance to the original
         torch.manual_seed(1)
@@ -193,7 +193,7 @@ def test_bad_settings_are_named(override, words):
 
 def test_a_stage_goes_on_from_its_state_bit_for_bit(make_stage):
     whole, parts = trained(make_stage("augment.target=0.6"), 2), make_stage("augment.target=0.6")
-    whole.probability.p = 0.5
+    whole.adversary.probability.p = 0.5
     for name, network in whole.networks.items():
         parts.networks[name].load_state_dict(network.state_dict())
     for name, optimizer in whole.optimizers.items():
@@ -203,7 +203,7 @@ def test_a_stage_goes_on_from_its_state_bit_for_bit(make_stage):
         for index in (2, 3):
             torch.manual_seed(index)
             stage.step(index)
-    assert whole.probability.p == parts.probability.p > 0
+    assert whole.adversary.probability.p == parts.adversary.probability.p > 0
     assert torch.equal(whole.preview_z, parts.preview_z)
     for name, network in whole.networks.items():
         state = parts.networks[name].state_dict()

@@ -1,4 +1,4 @@
-"""What the stages share: the adversarial step, mixed precision, Adam as GAN training uses it, real pictures.
+"""What the stages share: losses of parts, mixed precision, Adam as GAN training uses it, real pictures.
 
 Shapes: B samples of a whole batch, P of the part of it that is at work.
 """
@@ -15,9 +15,6 @@ from torch import Tensor, nn
 from styleinv.training import workers
 from styleinv.training.config import ComputeConfig
 from styleinv.training.data import ClipSet, frame_batch
-from styleinv.training.losses import discriminator_loss, generator_loss, r1_penalty
-
-Judge = Callable[[Tensor], Tensor]  # samples [P, ...] -> logits [P]
 
 
 class Losses:
@@ -36,42 +33,6 @@ class Losses:
         if not self._sums:
             return {}
         return dict(zip(self._sums, workers.total(torch.stack(list(self._sums.values()))).tolist(), strict=True))
-
-
-def adversarial_gradients(
-    discriminator: nn.Module,
-    judge_real: Judge,
-    judge_fake: Judge,
-    real: Tensor,
-    fake: Tensor,
-    losses: Losses,
-    *,
-    share: float,
-    r1_weight: float,
-) -> Tensor:
-    """Both sides' gradients from one look of the discriminator at one set of fakes.
-
-    real and fake [P, ...] become gradients of the logistic losses times `share`, their share of the batch: those of the
-    discriminator, with R1 where `r1_weight` is above 0, are added to its parameters, and the generator's at `fake` is
-    returned. Both sides then move at once. Textbook training moves one after the other, and for that draws the fakes
-    twice and judges them three times.
-    """
-    seen = fake.detach().requires_grad_()
-    fake_logits = judge_fake(seen).float()
-    adversarial = generator_loss(fake_logits)
-    (gradient,) = torch.autograd.grad(adversarial * share, seen, retain_graph=True)
-    real = real.detach().requires_grad_(r1_weight > 0)
-    real_logits = judge_real(real).float()
-    loss = discriminator_loss(real_logits, fake_logits)
-    losses.add(
-        share, generator=adversarial, discriminator=loss, real=real_logits.mean(), sign=real_logits.sign().mean()
-    )
-    if r1_weight > 0:
-        penalty = r1_penalty(real, real_logits)
-        losses.add(share, r1=penalty)
-        loss = loss + penalty * r1_weight
-    (loss * share).backward(inputs=list(discriminator.parameters()))
-    return gradient
 
 
 def compiled(network: nn.Module, compute: ComputeConfig) -> Callable[..., Tensor]:

@@ -13,16 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from styleinv.training import workers
-from styleinv.training.augment import AdaptiveProbability, augment, draw_transforms
 from styleinv.training.config import Config
 from styleinv.training.data import ClipSet
 from styleinv.training.ema import averaged_copy, ramped_half_life, update_average
 from styleinv.training.generator import Generator
 from styleinv.training.losses import path_lengths
 from styleinv.training.model import build_generator, build_image_discriminator
+from styleinv.training.stages.adversary import Adversary
 from styleinv.training.stages.common import (
     Losses,
-    adversarial_gradients,
     channels_last,
     compiled,
     lazy_adam,
@@ -59,8 +58,6 @@ class ImageStage:
         self.clips = clips
         self.seed = seed
         self.images_per_step = settings.batch
-        self.parts = workers.own_parts(settings.batch, config.compute.accumulation, config.discriminator.group_size)
-        self.share = 1 / (len(self.parts) * workers.count())  # of a part in the batch
         self.generator = build_generator(picture)
         with torch.no_grad():
             for layer in self.generator.synthesis.picture_layers():
@@ -69,7 +66,7 @@ class ImageStage:
         self.average: Generator = averaged_copy(self.generator)
         channels_last(self.generator, self.discriminator)
         self.synthesis = compiled(self.generator.synthesis, config.compute)
-        self.judge = compiled(self.discriminator, config.compute)
+        self.adversary = Adversary(self.discriminator, config, settings, settings.learning_rate)
         self.networks: dict[str, nn.Module] = {
             "generator": self.generator,
             "discriminator": self.discriminator,
@@ -77,11 +74,8 @@ class ImageStage:
         }
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "generator": lazy_adam(self.generator.parameters(), settings.learning_rate, settings.path_length_interval),
-            "discriminator": lazy_adam(self.discriminator.parameters(), settings.learning_rate, settings.r1_interval),
+            "discriminator": self.adversary.optimizer,
         }
-        self.probability = AdaptiveProbability(
-            config.augment.target, config.augment.speed_images, config.augment.interval
-        )
         self.mean_path_length = 0.0
         self.preview_z = torch.randn(PREVIEW, picture.z_dim)
 
@@ -89,43 +83,28 @@ class ImageStage:
         settings = self.config.image
         losses = Losses()
         self._add_gradients(index, losses)
-        for name, network in (("discriminator", self.discriminator), ("generator", self.generator)):
-            take_step(network, self.optimizers[name])
+        self.adversary.step()
+        take_step(self.generator, self.optimizers["generator"])
         if settings.path_length_interval and index % settings.path_length_interval == 0:
             self._regularize_path_lengths(losses)
         half_life = ramped_half_life(settings.ema_images, settings.ema_rampup, (index + 1) * settings.batch)
         update_average(self.average, self.generator, settings.batch, half_life)
-        means = losses.means()
-        self.probability.update(means.pop("sign"), settings.batch)
-        return means | {"augment": self.probability.p}
+        return self.adversary.end(losses)
 
     def _add_gradients(self, index: int, losses: Losses) -> None:
         """Those of both networks, from real frames and fakes of every part of the batch."""
-        settings, p, resolution = self.config.image, self.probability.p, self.config.model.generator.resolution
+        settings, adversary = self.config.image, self.adversary
         draws = self._draw(settings.batch)
-        fake_transforms, real_transforms = (draw_transforms(settings.batch, p, resolution) for _ in range(2))
-        r1_weight = settings.r1_gamma * settings.r1_interval if index % settings.r1_interval == 0 else 0.0
+        adversary.begin(index)
         average = torch.zeros_like(self.generator.mapping.latent_average)
         start = index * settings.batch
-        for rows in self.parts:
+        for rows in adversary.parts:
             ws = self._latents(draws, rows)
-            average += ws[:, 0].detach().mean(dim=0) * self.share
+            average += ws[:, 0].detach().mean(dim=0) * adversary.share
             real = real_pictures(self.clips, self.seed, start, rows, settings.mirror)
             with mixed_precision(self.config.compute, ws.device):
                 fake = self.synthesis(ws, self._noise(draws, rows))
-                shown = augment(fake[:, None], fake_transforms and fake_transforms.of(rows))[:, 0]
-                # R1 is taken at the augmented pictures: bilinear warps have no second derivative to go through.
-                real = augment(real[:, None], real_transforms and real_transforms.of(rows))[:, 0]
-                gradient = adversarial_gradients(
-                    self.discriminator,
-                    self.discriminator if r1_weight > 0 else self.judge,
-                    self.judge,
-                    real,
-                    shown,
-                    losses,
-                    share=self.share,
-                    r1_weight=r1_weight,
-                )
+                shown, gradient = adversary.oppose(rows, real, fake, losses)
             shown.backward(gradient)
         with torch.no_grad():
             self.generator.mapping.latent_average.lerp_(workers.total(average), 1 - LATENT_AVERAGE_DECAY)
@@ -135,19 +114,20 @@ class ImageStage:
         settings, resolution = self.config.image, self.config.model.generator.resolution
         draws = self._draw(settings.batch)
         directions = torch.randn(settings.batch, 3, resolution, resolution)
-        halves = [rows[: max(1, len(rows) // 2)] for rows in self.parts]
+        halves = [rows[: max(1, len(rows) // 2)] for rows in self.adversary.parts]
         lengths = []
         for rows in halves:
             ws = self._latents(draws, rows)
             with mixed_precision(self.config.compute, ws.device):
                 pictures = self.generator.synthesis(ws, self._noise(draws, rows))
             lengths.append(path_lengths(pictures, ws, directions[rows]))
-        mean = workers.total(torch.stack([part.detach().mean() * self.share for part in lengths]).sum()).item()
+        own = torch.stack([part.detach().mean() for part in lengths]).sum() * self.adversary.share
+        mean = workers.total(own).item()
         self.mean_path_length += PATH_LENGTH_DECAY * (mean - self.mean_path_length)
         for part in lengths:
             loss = (part - self.mean_path_length).square().mean()
-            losses.add(self.share, path_length=loss)
-            (loss * (settings.path_length_weight * settings.path_length_interval * self.share)).backward()
+            losses.add(self.adversary.share, path_length=loss)
+            (loss * (settings.path_length_weight * settings.path_length_interval * self.adversary.share)).backward()
         take_step(self.generator, self.optimizers["generator"])
 
     def _draw(self, batch: int) -> Draws:
@@ -171,16 +151,10 @@ class ImageStage:
         return self.generator.synthesis.draw_noise(draws.noise_seed[rows].tolist())
 
     def numbers(self) -> dict[str, Any]:
-        return {
-            "p": self.probability.p,
-            "signs": self.probability.signs,
-            "mean_path_length": self.mean_path_length,
-            "preview_z": self.preview_z,
-        }
+        return self.adversary.numbers() | {"mean_path_length": self.mean_path_length, "preview_z": self.preview_z}
 
     def restore_numbers(self, numbers: dict[str, Any]) -> None:
-        self.probability.p = numbers["p"]
-        self.probability.signs = list(numbers["signs"])
+        self.adversary.restore_numbers(numbers)
         self.mean_path_length = numbers["mean_path_length"]
         self.preview_z = numbers["preview_z"]
 

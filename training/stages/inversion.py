@@ -69,7 +69,7 @@ class InversionStage:
         self.seed = seed
         self.images_per_step = config.inversion.batch
         self.parts = workers.own_parts(config.inversion.batch, config.compute.accumulation)
-        self.share = 1 / (len(self.parts) * workers.count())  # of a part in the batch
+        self.share = workers.share_of(self.parts)
         self.generator = generator.eval().requires_grad_(False)
         self.distance = distance
         self.encoder = build_inversion(config.model).train()

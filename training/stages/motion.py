@@ -9,7 +9,6 @@ R resolution.
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from styleinv.training import workers
-from styleinv.training.augment import AdaptiveProbability, augment, draw_transforms
 from styleinv.training.config import Config
 from styleinv.training.data import ClipSet, clip_batch, sample_times
 from styleinv.training.discriminator import CLIP_FRAMES
@@ -27,9 +24,9 @@ from styleinv.training.ema import averaged_copy, ramped_half_life, update_averag
 from styleinv.training.encoder import Encoder
 from styleinv.training.generator import Generator
 from styleinv.training.model import InversionModel, StyleInV, build_clip_discriminator, build_styleinv
+from styleinv.training.stages.adversary import Adversary
 from styleinv.training.stages.common import (
     Losses,
-    adversarial_gradients,
     channels_last,
     compiled,
     lazy_adam,
@@ -69,8 +66,6 @@ class MotionStage:
         self.clips = clips
         self.seed = seed
         self.images_per_step = settings.batch
-        self.parts = workers.own_parts(settings.batch, config.compute.accumulation, config.discriminator.group_size)
-        self.share = 1 / (len(self.parts) * workers.count())  # of a part in the batch
         self.model = build_styleinv(config.model)
         self.model.generator.load_state_dict(generator.state_dict())
         with torch.no_grad():
@@ -87,7 +82,7 @@ class MotionStage:
         channels_last(self.model, self.discriminator)
         self.average: StyleInV = averaged_copy(self.model)
         self.synthesis = compiled(self.model.generator.synthesis, config.compute)
-        self.judge = compiled(self.discriminator, config.compute)
+        self.adversary = Adversary(self.discriminator, config, settings, settings.discriminator_learning_rate)
         self.networks: dict[str, nn.Module] = {
             "model": self.model,
             "discriminator": self.discriminator,
@@ -96,52 +91,33 @@ class MotionStage:
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "model": lazy_adam(trained, settings.learning_rate),
-            "discriminator": lazy_adam(
-                self.discriminator.parameters(), settings.discriminator_learning_rate, settings.r1_interval
-            ),
+            "discriminator": self.adversary.optimizer,
         }
-        self.probability = AdaptiveProbability(
-            config.augment.target, config.augment.speed_images, config.augment.interval
-        )
 
     def step(self, index: int) -> dict[str, float]:
-        settings, p, resolution = self.config.motion, self.probability.p, self.config.model.generator.resolution
+        settings, adversary = self.config.motion, self.adversary
         learns = index * settings.batch >= settings.head_start
         losses, fakes = Losses(), self._draw(index)
-        fake_transforms, real_transforms = (draw_transforms(settings.batch, p, resolution) for _ in range(2))
-        r1_weight = settings.r1_gamma * settings.r1_interval if index % settings.r1_interval == 0 else 0.0
-        for rows in self.parts:
+        adversary.begin(index)
+        for rows in adversary.parts:
             times = fakes.times[rows]
             frames, real_times = self._real(index, rows)
             with mixed_precision(self.config.compute, times.device), torch.set_grad_enabled(learns):
                 clip, first_frame, w0, w = self._generate(fakes, rows)
-                shown = augment(clip, fake_transforms and fake_transforms.of(rows))
-            judge_real = self.discriminator if r1_weight > 0 else self.judge
             with mixed_precision(self.config.compute, times.device):
-                gradient = adversarial_gradients(
-                    self.discriminator,
-                    functools.partial(judge_real, times=real_times),
-                    functools.partial(self.judge, times=times),
-                    augment(frames, real_transforms and real_transforms.of(rows)),
-                    shown,
-                    losses,
-                    share=self.share,
-                    r1_weight=r1_weight,
-                )
+                shown, gradient = adversary.oppose(rows, frames, clip, losses, real_times, times)
             if learns:
                 first = F.mse_loss(first_frame, clip[:, 0])
                 drift = (w - w0[:, None]).norm(dim=2).mean()
-                losses.add(self.share, first_frame=first, drift=drift)
+                losses.add(adversary.share, first_frame=first, drift=drift)
                 loss = settings.first_frame_weight * first + settings.latent_weight * drift
-                torch.autograd.backward([shown, loss * self.share], [gradient, None])
-        take_step(self.discriminator, self.optimizers["discriminator"])
+                torch.autograd.backward([shown, loss * adversary.share], [gradient, None])
+        adversary.step()
         if learns:
             take_step(self.model, self.optimizers["model"])
         half_life = ramped_half_life(settings.ema_images, settings.ema_rampup, (index + 1) * settings.batch)
         update_average(self.average, self.model, settings.batch, half_life)
-        means = losses.means()
-        self.probability.update(means.pop("sign"), settings.batch)
-        return means | {"augment": self.probability.p}
+        return adversary.end(losses)
 
     def _draw(self, index: int) -> Fakes:
         settings, model = self.config.motion, self.config.model
@@ -175,11 +151,10 @@ class MotionStage:
         return torch.cat([x0[:, None], frames[:, 1:]], dim=1), frames[:, 0], w0, w
 
     def numbers(self) -> dict[str, Any]:
-        return {"p": self.probability.p, "signs": self.probability.signs}
+        return self.adversary.numbers()
 
     def restore_numbers(self, numbers: dict[str, Any]) -> None:
-        self.probability.p = numbers["p"]
-        self.probability.signs = list(numbers["signs"])
+        self.adversary.restore_numbers(numbers)
 
     def result(self) -> StyleInV:
         return self.average

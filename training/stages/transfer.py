@@ -16,8 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from styleinv.training import workers
-from styleinv.training.augment import AdaptiveProbability, augment, draw_transforms
 from styleinv.training.config import Config
 from styleinv.training.data import ClipSet
 from styleinv.training.discriminator import ImageDiscriminator
@@ -25,9 +23,9 @@ from styleinv.training.ema import averaged_copy, ramped_half_life, update_averag
 from styleinv.training.generator import Generator, SynthesisNetwork
 from styleinv.training.model import build_image_discriminator
 from styleinv.training.perceptual import Distance
+from styleinv.training.stages.adversary import Adversary
 from styleinv.training.stages.common import (
     Losses,
-    adversarial_gradients,
     channels_last,
     compiled,
     lazy_adam,
@@ -73,8 +71,6 @@ class TransferStage:
         self.clips = clips
         self.seed = seed
         self.images_per_step = settings.batch
-        self.parts = workers.own_parts(settings.batch, config.compute.accumulation, config.discriminator.group_size)
-        self.share = 1 / (len(self.parts) * workers.count())  # of a part in the batch
         self.preview_z = torch.randn(PREVIEW, config.model.generator.z_dim)
         self.distance = distance
         self.identity = identity
@@ -92,7 +88,7 @@ class TransferStage:
         self.average: Generator = averaged_copy(self.generator)
         channels_last(self.original, self.generator, self.discriminator)
         self.synthesis = compiled(self.generator.synthesis, config.compute)
-        self.judge = compiled(self.discriminator, config.compute)
+        self.adversary = Adversary(self.discriminator, config, settings, settings.learning_rate)
         self.networks: dict[str, nn.Module] = {
             "generator": self.generator,
             "discriminator": self.discriminator,
@@ -100,61 +96,43 @@ class TransferStage:
         }
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "generator": lazy_adam(trained, settings.learning_rate),
-            "discriminator": lazy_adam(self.discriminator.parameters(), settings.learning_rate, settings.r1_interval),
+            "discriminator": self.adversary.optimizer,
         }
-        self.probability = AdaptiveProbability(
-            config.augment.target, config.augment.speed_images, config.augment.interval
-        )
 
     def step(self, index: int) -> dict[str, float]:
         settings = self.config.transfer
         losses = Losses()
         self._add_gradients(index, losses)
-        for name, network in (("discriminator", self.discriminator), ("generator", self.generator)):
-            take_step(network, self.optimizers[name])
+        self.adversary.step()
+        take_step(self.generator, self.optimizers["generator"])
         half_life = ramped_half_life(settings.ema_images, settings.ema_rampup, (index + 1) * settings.batch)
         update_average(self.average, self.generator, settings.batch, half_life)
-        means = losses.means()
-        self.probability.update(means.pop("sign"), settings.batch)
-        return means | {"augment": self.probability.p}
+        return self.adversary.end(losses)
 
     def _add_gradients(self, index: int, losses: Losses) -> None:
         """Those of both networks, from real pictures and fakes of every part of the batch."""
-        settings, p, resolution = self.config.transfer, self.probability.p, self.config.model.generator.resolution
+        settings, adversary = self.config.transfer, self.adversary
         draws = self._draw(settings.batch)
-        fake_transforms, real_transforms = (draw_transforms(settings.batch, p, resolution) for _ in range(2))
-        r1_weight = settings.r1_gamma * settings.r1_interval if index % settings.r1_interval == 0 else 0.0
+        adversary.begin(index)
         start = index * settings.batch
-        for rows in self.parts:
+        for rows in adversary.parts:
             real = real_pictures(self.clips, self.seed, start, rows, settings.mirror)
             with mixed_precision(self.config.compute, draws.z.device):
                 original, fake = self._generate(draws, rows)
-                shown = augment(fake[:, None], fake_transforms and fake_transforms.of(rows))[:, 0]
-                # R1 is taken at the augmented pictures: bilinear warps have no second derivative to go through.
-                real = augment(real[:, None], real_transforms and real_transforms.of(rows))[:, 0]
-                gradient = adversarial_gradients(
-                    self.discriminator,
-                    self.discriminator if r1_weight > 0 else self.judge,
-                    self.judge,
-                    real,
-                    shown,
-                    losses,
-                    share=self.share,
-                    r1_weight=r1_weight,
-                )
+                shown, gradient = adversary.oppose(rows, real, fake, losses)
             # In float32: what bfloat16 rounds off features would hide small distances.
             likeness = self._distances(fake, original, losses)
-            torch.autograd.backward([shown, likeness * self.share], [gradient, None])
+            torch.autograd.backward([shown, likeness * self.adversary.share], [gradient, None])
 
     def _distances(self, fake: Tensor, original: Tensor, losses: Losses) -> Tensor:
         """How far pictures [P, 3, R, R] are from the original generator's, weighted: a scalar."""
         settings = self.config.transfer
         perceptual = self.distance(fake, original)
-        losses.add(self.share, perceptual=perceptual)
+        losses.add(self.adversary.share, perceptual=perceptual)
         total = perceptual * settings.perceptual_weight
         if self.identity is not None:
             identity = self.identity(fake, original)
-            losses.add(self.share, identity=identity)
+            losses.add(self.adversary.share, identity=identity)
             total = total + identity * settings.identity_weight
         return total
 
@@ -170,11 +148,10 @@ class TransferStage:
         return original, self.synthesis(w, noise)
 
     def numbers(self) -> dict[str, Any]:
-        return {"p": self.probability.p, "signs": self.probability.signs, "preview_z": self.preview_z}
+        return self.adversary.numbers() | {"preview_z": self.preview_z}
 
     def restore_numbers(self, numbers: dict[str, Any]) -> None:
-        self.probability.p = numbers["p"]
-        self.probability.signs = list(numbers["signs"])
+        self.adversary.restore_numbers(numbers)
         self.preview_z = numbers["preview_z"]
 
     def result(self) -> Generator:
