@@ -27,7 +27,7 @@ COMMANDS = {
     "init": ("styleinv.training.cli:init", "train", "write an untrained but well-conditioned model of any size"),
     "evaluate": (
         "styleinv.training.evaluation.cli:main",
-        "train,runtime-cpu",
+        "evaluate",
         "measure how good a checkpoint is, against real clips",
     ),
     "pack": ("styleinv.training.pack_command:main", "train", "store a checkpoint in half the bytes"),

@@ -25,6 +25,7 @@ import numpy as np
 from styleinv.kernels.bench_csv import Value, append_rows, check_header
 from styleinv.runtime.errors import DataError, StyleInVError
 from styleinv.training.data import ClipSet, clip_batch, frame_batch, load_clips
+from styleinv.training.machine import processor
 
 MARGIN = 20  # how many times the trainer's rate is enough: then drawing takes at most 5 % of a step
 SEED = 0
@@ -187,7 +188,7 @@ def _row(setup: Setup, clips: ClipSet, sampler: str, mirror: bool, start: str, t
         setup.max_span if sampler == "clip_batch" else None, "yes" if mirror else "no", start,
         setup.batch, setup.batch * len(timed.seconds), rate, *(timed.milliseconds(percent) for percent in (20, 50, 80)),
         timed.major_faults, setup.trainer_rate, rate / setup.trainer_rate if setup.trainer_rate else None,
-        importlib.metadata.version("styleinv"), np.__version__, platform.python_version(), _processor(), os.cpu_count(),
+        importlib.metadata.version("styleinv"), np.__version__, platform.python_version(), processor(), os.cpu_count(),
         platform.platform(), os.getloadavg()[0],
     )  # fmt: skip
     return dict(zip(COLUMNS, values, strict=True))
@@ -202,14 +203,6 @@ def _line(row: Row) -> str:
         f"{row['sampler']:11} {flips:10} {row['start']}: {row['samples_per_s']:9,.0f} {what}/s{ratio} "
         f"(batch of {row['batch']}: {row['batch_ms_p50']:.3f} ms{faults})"
     )
-
-
-def _processor() -> str:
-    """Its name, where the system tells it."""
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

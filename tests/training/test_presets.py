@@ -76,7 +76,7 @@ PAPER1024 = {
     "image.ema_images": 10_000,
 }
 # Millions of parameters: of the whole model, of the discriminator of pictures.
-SIZES = {"tiny64": (3, 1), "sky64": (7, 4), "small128": (13, 6), "paper256": (71, 24), "paper1024": (77, 29)}
+SIZES = {"tiny64": (3, 1), "sky64": (3, 1), "small128": (13, 6), "paper256": (71, 24), "paper1024": (77, 29)}
 
 
 def value(config: Config, path: str) -> Any:

@@ -12,7 +12,7 @@ from styleinv.runtime.errors import ConfigError, DataError
 from styleinv.training.checkpoint import load_checkpoint
 from styleinv.training.checkpoint_file import replacing
 from styleinv.training.data import load_clips
-from styleinv.training.evaluation.curves import read_curves
+from styleinv.training.evaluation.curves import as_csv, read_curves
 from styleinv.training.evaluation.evaluate import evaluate
 from styleinv.training.evaluation.features import CONVERSION, SCALINGS, FeatureNetwork
 from styleinv.training.evaluation.page import write_page
@@ -61,6 +61,8 @@ def main(argv: list[str]) -> int:
     for name, content in pictures.items():
         _write(out / name, content)
     write_page(out / "results.html", evaluation, curves, pictures)
+    if curves:
+        _write(out / "curves.csv", as_csv(curves))
     _write(out / "evaluation.json", (json.dumps(evaluation, indent=2, allow_nan=False) + "\n").encode())
     print("\n".join(table(evaluation)))
     print(f"{out / 'results.html'} and {out / 'evaluation.json'} written")
@@ -90,7 +92,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Measure a checkpoint against real clips: Frechet and kernel distances, precision and recall,\n"
         "drift over time, motion, diversity and the identity of the first frame. Writes evaluation.json, results.html\n"
-        "(everything in one file), samples.png and, of a model of clips, contact.png and clip_*.webp.\n\n"
+        "(everything in one file), samples.png and, of a model of clips, contact.png and clip_*.webp; with --log also\n"
+        "curves.csv.\n\n"
         "Distances are those over the features that an ONNX network makes of frames resized to its input by bicubic\n"
         "interpolation. They are called FID and FVD over inception and i3d alone, else FD-NAME.",
         epilog=CONVERSION,

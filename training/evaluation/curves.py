@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from pathlib import Path
 
 from styleinv.runtime.errors import DataError
@@ -34,3 +36,17 @@ def read_curves(run: Path) -> Curves:
             stage = folder.name if folder != run else run.resolve().name
             curves.setdefault(stage, {}).update(named)
     return curves
+
+
+def as_csv(curves: Curves) -> bytes:
+    """The same as lines of stage, name, images, value."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["stage", "name", "images", "value"])
+    writer.writerows(
+        [stage, name, f"{images:.0f}", f"{value:.6g}"]
+        for stage, named in curves.items()
+        for name, points in named.items()
+        for images, value in points
+    )
+    return text.getvalue().encode()

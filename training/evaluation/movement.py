@@ -48,7 +48,7 @@ def require_opencv() -> ModuleType:
         import cv2
     except ImportError as error:
         raise EngineError(
-            "optical flow is OpenCV's, which is not installed: `pip install opencv-python-headless`"
+            "optical flow is OpenCV's, which is not installed: `pip install 'styleinv[evaluate]'`"
         ) from error
     return cv2
 

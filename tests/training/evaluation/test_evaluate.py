@@ -18,7 +18,7 @@ from styleinv.runtime.errors import CheckpointError, ConfigError, DataError
 from styleinv.training.checkpoint import Checkpoint, save_checkpoint
 from styleinv.training.data import ClipSet
 from styleinv.training.evaluation import cli
-from styleinv.training.evaluation.curves import read_curves
+from styleinv.training.evaluation.curves import as_csv, read_curves
 from styleinv.training.evaluation.evaluate import LATE, evaluate, quick_evaluation
 from styleinv.training.evaluation.features import FeatureNetwork
 from styleinv.training.evaluation.generated import anchors_seen, draw_clips, draw_pictures
@@ -234,13 +234,17 @@ def test_the_command(command, small_checkpoint, tmp_path, capsys, monkeypatch):
     with SummaryWriter(str(tmp_path / "run" / "logs" / "motion")) as writer:
         for images in (8, 16):
             writer.add_scalar("discriminator", images / 2, images)
-    assert read_curves(tmp_path / "run") == {"motion": {"discriminator": [(8.0, 4.0), (16.0, 8.0)]}}
+    curves = read_curves(tmp_path / "run")
+    assert curves == {"motion": {"discriminator": [(8.0, 4.0), (16.0, 8.0)]}}
+    assert as_csv(curves).decode().splitlines() == [
+        "stage,name,images,value", "motion,discriminator,8,4", "motion,discriminator,16,8"
+    ]  # fmt: skip
 
     assert command(small_checkpoint, "--frames", "8", "--log", str(tmp_path / "run")) == 0
     out = tmp_path / "out"
     clips = [f"clip_{index}.webp" for index in range(4)]
     assert {path.name for path in out.iterdir()} == {
-        "evaluation.json", "results.html", "samples.png", "contact.png", *clips,
+        "evaluation.json", "results.html", "samples.png", "contact.png", "curves.csv", *clips,
     }  # fmt: skip
     found = json.loads((out / "evaluation.json").read_text())
     assert found["features"] == "FD-MobileNetV2" and found["data"] == "data" and "targets" not in found
