@@ -136,6 +136,7 @@ class DiscriminatorConfig:
     join_resolution: int = 16  # where a clip's frames are concatenated by channel
     time_dim: int = 256  # of the embedding of time differences
     conv_clamp: float | None = 256.0
+    sees_texture: bool = False  # images: each block has a say of its own, which shows a short training textures sooner
 
     def __post_init__(self) -> None:
         _require_power_of_two("discriminator.join_resolution", self.join_resolution, minimum=8)
@@ -167,12 +168,27 @@ class ImageStageConfig:
     ema_images: int = 20_000  # half-life of the moving average
     ema_rampup: float = 0.05
     mirror: bool = False
+    noise: Literal["fresh", "const"] = "fresh"  # of a training picture; const: that which the model plays with
+    pair_weight: float = 0.0  # of the distance to the real frame that a draw is paired with; 0: no pairs
+    pair_interval: int = 2_000  # images from one pairing to the next
+    pair_images: int = 0  # images in the beginning that are learned from pairs alone, without the discriminator
     initial_contrast: float = 1.0  # of untrained pictures; less saves a short training from unlearning loud ones
 
     def __post_init__(self) -> None:
         _check_stage("image", self)
         _require_at_least("image.r1_interval", self.r1_interval, 1)
         _require_at_least("image.path_length_interval", self.path_length_interval, 0)
+        _require_at_least("image.pair_interval", self.pair_interval, 1)
+        _require_at_least("image.pair_images", self.pair_images, 0)
+        if not (math.isfinite(self.pair_weight) and self.pair_weight >= 0):
+            raise ConfigError(f"image.pair_weight: found {self.pair_weight}, expected 0 or more")
+        if self.pair_weight and (self.mirror or self.style_mixing):
+            raise ConfigError(
+                f"image.pair_weight: found {self.pair_weight} with image.mirror {self.mirror} and image.style_mixing "
+                f"{self.style_mixing}, expected neither: a pair is one z and one frame"
+            )
+        if self.pair_images and not self.pair_weight:
+            raise ConfigError(f"image.pair_images: found {self.pair_images}, expected 0 where image.pair_weight is 0")
 
 
 @dataclass(frozen=True)

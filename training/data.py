@@ -111,9 +111,17 @@ def frame_batch(clips: ClipSet, seed: int, start: int, count: int, mirror: bool)
     ratio of its weight to that of the mean frame says, rounded up or down: at random, so that epochs together show
     it exactly as often.
     """
+    numbers, flipped = frame_numbers(clips, seed, start, count, mirror)
+    return _flip(np.asarray(clips.frames[clips.rows(numbers)]), flipped)
+
+
+def frame_numbers(
+    clips: ClipSet, seed: int, start: int, count: int, mirror: bool
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Which frames `frame_batch` shows, 0 to total_frames - 1 over all clips [count], and which of them flipped."""
     total = clips.total_frames
     items = 2 * total if mirror else total
-    rows, flipped = [], []
+    shown, flipped = [], []
     for epoch in range(start // items, (start + count) // items + 1):
         places = slice(max(0, start - epoch * items), start + count - epoch * items)
         chosen = _shuffled(seed, epoch, items)[places]
@@ -121,8 +129,8 @@ def frame_batch(clips: ClipSet, seed: int, start: int, count: int, mirror: bool)
         numbers = chosen % total
         if clips.is_weighted:
             numbers = _weighted_numbers(clips, numbers, _generator(seed, epoch, _OFFSET_STREAM).random())
-        rows.append(clips.rows(numbers))
-    return _flip(np.asarray(clips.frames[np.concatenate(rows)]), np.concatenate(flipped))
+        shown.append(numbers)
+    return np.concatenate(shown), np.concatenate(flipped)
 
 
 def clip_batch(

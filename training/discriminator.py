@@ -61,10 +61,21 @@ def minibatch_deviation(x: Tensor, group_size: int) -> Tensor:
 
 
 class ImageDiscriminator(nn.Module):
-    """Is this picture real? [B, 3, R, R] -> logits [B]."""
+    """Is this picture real? [B, 3, R, R] -> logits [B].
+
+    With `sees_texture` every block also has its say, the mean over all places of one number at each: a direct view of
+    what surfaces look like, which a short training would have to find through all the blocks (after the patches of
+    Isola et al. 2017, section 3.2.2).
+    """
 
     def __init__(
-        self, resolution: int, channel_base: int, channel_max: int, group_size: int, clamp: float | None
+        self,
+        resolution: int,
+        channel_base: int,
+        channel_max: int,
+        group_size: int,
+        clamp: float | None,
+        sees_texture: bool = False,
     ) -> None:
         super().__init__()
         channels = channel_plan(resolution, channel_base, channel_max)
@@ -73,6 +84,7 @@ class ImageDiscriminator(nn.Module):
             ResidualBlock(before, before, after, clamp) for before, after in itertools.pairwise(channels)
         )
         self.judge = Judge(channels[-1], 1, group_size, clamp)
+        self.textures = nn.ModuleList(EqualizedConv2d(width, 1, 1) for width in channels[1:] if sees_texture)
 
     def features(self, image: Tensor) -> list[Tensor]:
         """What each residual block makes of the picture: a perceptual space where no other is at hand."""
@@ -84,8 +96,11 @@ class ImageDiscriminator(nn.Module):
         return maps
 
     def forward(self, image: Tensor) -> Tensor:
-        logits: Tensor = self.judge(self.features(image)[-1])
-        return logits[:, 0]
+        maps = self.features(image)
+        logits: Tensor = self.judge(maps[-1])[:, 0]
+        for texture, x in zip(self.textures, maps, strict=False):  # none where it does not see them
+            logits = logits + texture(x).mean(dim=(1, 2, 3))
+        return logits
 
 
 class TimeDifferences(nn.Module):

@@ -197,6 +197,7 @@ def build_image_discriminator(config: Config) -> ImageDiscriminator:
         settings.channel_max,
         settings.group_size,
         settings.conv_clamp,
+        settings.sees_texture,
     )
 
 

@@ -138,3 +138,35 @@ def test_styles_are_mixed_from_the_crossover_on(make_stage):
         for layer, w in enumerate(found):
             assert torch.allclose(w, (own if layer < draws.crossover[row] else other)[row], atol=1e-6)
     assert make_stage("image.style_mixing=0")._draw(64).crossover.unique().tolist() == [count]
+
+
+def test_pictures_are_trained_with_the_noise_that_they_play_with(make_stage, monkeypatch):
+    given = []
+    for noise in ("const", "fresh"):
+        stage = make_stage(f"image.noise={noise}", "model.generator.use_noise=true")
+        draw = stage.synthesis.forward
+        monkeypatch.setattr(
+            stage.synthesis, "forward", lambda ws, noise, draw=draw: given.append(noise) or draw(ws, noise)
+        )
+        stage.step(1)
+    const, fresh = given
+    assert const == "const"
+    assert not torch.equal(fresh[0][0], fresh[0][1])  # one for each picture
+
+
+def test_a_discriminator_that_sees_textures_hears_every_block(small_config):
+    def build(*overrides):
+        torch.manual_seed(0)
+        return build_image_discriminator(with_overrides(small_config, list(overrides)))
+
+    plain, seeing = build(), build("discriminator.sees_texture=true")
+    picture = torch.randn(4, 3, 16, 16)
+    assert plain.state_dict().keys() < seeing.state_dict().keys()
+    plain.load_state_dict(seeing.state_dict(), strict=False)
+    with torch.no_grad():
+        says = [
+            (x.mean(dim=(2, 3)) @ head.weight[:, :, 0, 0].t() / math.sqrt(x.shape[1]) + head.bias)[:, 0]
+            for head, x in zip(seeing.textures, seeing.features(picture), strict=True)
+        ]
+        assert len(says) == 2  # 16 pixels a side, then 8, then 4
+        torch.testing.assert_close(seeing(picture), plain(picture) + sum(says), rtol=1e-4, atol=1e-5)

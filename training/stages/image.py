@@ -5,6 +5,7 @@ Shapes: B pictures of a batch, P of a part of it, Z size of z, L latents per pic
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from styleinv.training import workers
 from styleinv.training.config import Config
-from styleinv.training.data import ClipSet
+from styleinv.training.data import ClipSet, frame_numbers
 from styleinv.training.ema import averaged_copy, ramped_half_life, update_average
 from styleinv.training.generator import Generator
 from styleinv.training.losses import path_lengths
@@ -29,6 +30,7 @@ from styleinv.training.stages.common import (
     real_pictures,
     take_step,
 )
+from styleinv.training.stages.pairing import Pairing, pair_distance
 
 LATENT_AVERAGE_DECAY = 0.998  # per step, as StyleGAN2 tracks the mean latent
 PATH_LENGTH_DECAY = 0.01
@@ -76,26 +78,36 @@ class ImageStage:
             "generator": lazy_adam(self.generator.parameters(), settings.learning_rate, settings.path_length_interval),
             "discriminator": self.adversary.optimizer,
         }
+        self.pairing = Pairing(clips, picture.z_dim) if settings.pair_weight else None
         self.mean_path_length = 0.0
         self.preview_z = torch.randn(PREVIEW, picture.z_dim)
 
     def step(self, index: int) -> dict[str, float]:
         settings = self.config.image
         losses = Losses()
-        self._add_gradients(index, losses)
-        self.adversary.step()
+        if self.pairing and _begins(index, settings.batch, settings.pair_interval):
+            self.pairing.renew(self.average, self.config.compute)
+        is_opposed = index * settings.batch >= settings.pair_images
+        self._add_gradients(index, losses, is_opposed)
+        if is_opposed:
+            self.adversary.step()
         take_step(self.generator, self.optimizers["generator"])
         if settings.path_length_interval and index % settings.path_length_interval == 0:
             self._regularize_path_lengths(losses)
         half_life = ramped_half_life(settings.ema_images, settings.ema_rampup, (index + 1) * settings.batch)
         update_average(self.average, self.generator, settings.batch, half_life)
-        return self.adversary.end(losses)
+        return self.adversary.end(losses) if is_opposed else losses.means()
 
-    def _add_gradients(self, index: int, losses: Losses) -> None:
-        """Those of both networks, from real frames and fakes of every part of the batch."""
+    def _add_gradients(self, index: int, losses: Losses, is_opposed: bool) -> None:
+        """Those of both networks, from real frames and fakes of every part of the batch; the generator's alone, from
+        pairs alone, where no discriminator opposes it yet."""
         settings, adversary = self.config.image, self.adversary
         draws = self._draw(settings.batch)
-        adversary.begin(index)
+        if self.pairing:
+            numbers, _ = frame_numbers(self.clips, self.seed, index * settings.batch, settings.batch, mirror=False)
+            draws = dataclasses.replace(draws, z=self.pairing.of(numbers))
+        if is_opposed:
+            adversary.begin(index)
         average = torch.zeros_like(self.generator.mapping.latent_average)
         start = index * settings.batch
         for rows in adversary.parts:
@@ -104,8 +116,13 @@ class ImageStage:
             real = real_pictures(self.clips, self.seed, start, rows, settings.mirror)
             with mixed_precision(self.config.compute, ws.device):
                 fake = self.synthesis(ws, self._noise(draws, rows))
-                shown, gradient = adversary.oppose(rows, real, fake, losses)
-            shown.backward(gradient)
+                ends = [adversary.oppose(rows, real, fake, losses)] if is_opposed else []
+            if self.pairing:
+                distance = pair_distance(fake, real)
+                losses.add(adversary.share, pairs=distance)
+                weight = torch.tensor(settings.pair_weight * adversary.share)
+                ends.append((distance, weight))
+            torch.autograd.backward(*zip(*ends, strict=True))
         with torch.no_grad():
             self.generator.mapping.latent_average.lerp_(workers.total(average), 1 - LATENT_AVERAGE_DECAY)
 
@@ -148,15 +165,20 @@ class ImageStage:
         return ws
 
     def _noise(self, draws: Draws, rows: Tensor) -> str | Sequence[Tensor]:
+        if self.config.image.noise == "const":
+            return "const"
         return self.generator.synthesis.draw_noise(draws.noise_seed[rows].tolist())
 
     def numbers(self) -> dict[str, Any]:
-        return self.adversary.numbers() | {"mean_path_length": self.mean_path_length, "preview_z": self.preview_z}
+        found = {"mean_path_length": self.mean_path_length, "preview_z": self.preview_z}
+        return self.adversary.numbers() | found | ({"pairs": self.pairing.z} if self.pairing else {})
 
     def restore_numbers(self, numbers: dict[str, Any]) -> None:
         self.adversary.restore_numbers(numbers)
         self.mean_path_length = numbers["mean_path_length"]
         self.preview_z = numbers["preview_z"]
+        if self.pairing:
+            self.pairing.z = numbers["pairs"]
 
     def result(self) -> Generator:
         return self.average
@@ -165,3 +187,8 @@ class ImageStage:
     def preview(self) -> Tensor:
         image: Tensor = self.average(self.preview_z)
         return image
+
+
+def _begins(index: int, batch: int, interval: int) -> bool:
+    """Whether a span of `interval` images begins with this step."""
+    return index == 0 or index * batch // interval > (index - 1) * batch // interval
