@@ -80,13 +80,27 @@ SKY64 = dataclasses.replace(
     preset="sky64",
     model=dataclasses.replace(
         TINY64.model,
-        generator=dataclasses.replace(TINY64.model.generator, channel_base=2048, use_noise=False),
+        generator=dataclasses.replace(
+            TINY64.model.generator, z_dim=4, mapping_layers=3, mapping_lr_multiplier=0.3, channel_base=2048
+        ),
         motion=dataclasses.replace(TINY64.model.motion, max_period=256.0),
     ),
-    discriminator=dataclasses.replace(TINY64.discriminator, channel_base=2048, clip_channel_base=2048, group_size=8),
-    augment=AugmentConfig(speed_images=30_000),
+    discriminator=dataclasses.replace(
+        TINY64.discriminator, channel_base=2048, clip_channel_base=2048, sees_texture=True
+    ),
     image=ImageStageConfig(
-        images=250_000, batch=16, learning_rate=8e-3, path_length_interval=0, style_mixing=0.0, ema_images=2_000
+        images=250_000,
+        batch=16,
+        learning_rate=4e-3,
+        r1_gamma=0.1,
+        path_length_interval=0,
+        style_mixing=0.0,
+        ema_images=5_000,
+        noise="const",
+        pair_weight=10.0,
+        pair_interval=2_368,  # twice all frames
+        pair_images=80_000,
+        initial_contrast=0.3,
     ),
     inversion=InversionStageConfig(images=40_000, batch=16, learning_rate=1e-3, ema_images=1_000),
     motion=dataclasses.replace(

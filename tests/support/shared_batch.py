@@ -23,7 +23,8 @@ from styleinv.training.stages.inversion import InversionStage
 from styleinv.training.stages.motion import MotionStage
 from styleinv.training.stages.transfer import TransferStage
 
-STAGES = ("image", "inversion", "motion", "transfer")
+STAGES = ("image", "pairs", "inversion", "motion", "transfer")
+PAIRED = ["image.style_mixing=0", "image.pair_weight=2", "image.pair_interval=4", "discriminator.sees_texture=true"]
 STEP = 16  # with R1, path lengths, and a motion model that learns
 SETTINGS = [
     "compute.precision=fp32",
@@ -44,8 +45,8 @@ def build(name, config, clips):
     generator = initialize(config, seed=5).generator
     set_noise(generator)
     torch.manual_seed(11)
-    if name == "image":
-        stage = ImageStage(config, clips, 3)
+    if name in ("image", "pairs"):
+        stage = ImageStage(with_overrides(config, PAIRED) if name == "pairs" else config, clips, 3)
         set_noise(stage.generator)
     elif name == "inversion":
         distance = discriminator_distance(build_image_discriminator(config))

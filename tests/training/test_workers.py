@@ -78,9 +78,10 @@ def test_two_processes_reduce_to_the_gradients_of_one(name, whole, both):
 
 def test_the_steps_had_everything_in_them(whole):
     assert {"r1", "path_length"} <= whole["image"]["losses"].keys()
+    assert {"r1", "pairs"} <= whole["pairs"]["losses"].keys()
     assert {"r1", "first_frame", "drift"} <= whole["motion"]["losses"].keys()
     assert {"r1", "perceptual"} <= whole["transfer"]["losses"].keys()
-    for name in ("image", "motion", "transfer"):
+    for name in ("image", "pairs", "motion", "transfer"):
         assert 0 < whole[name]["losses"]["augment"] != 0.5  # what moves it is the sign of all real logits
     steps = {key.split()[0] for key in whole["image"]["gradients"]}
     assert steps == {"0", "1", "2"}  # discriminator, generator, path lengths
@@ -92,7 +93,7 @@ def test_the_steps_had_everything_in_them(whole):
 
 
 # Not the inversion stage: in one process each part is normalised by its own statistics, as they are all it has.
-@pytest.mark.parametrize("name", ["image", "motion", "transfer"])
+@pytest.mark.parametrize("name", ["image", "pairs", "motion", "transfer"])
 def test_parts_in_one_process_add_up_to_the_whole_batch(name, whole, config, small_clips):
     parts = with_overrides(config, ["compute.accumulation=2"])
     assert_same_step(shared_batch.gradients_of_a_step(name, parts, small_clips), whole[name])

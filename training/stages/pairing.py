@@ -28,7 +28,7 @@ from styleinv.training.stages.common import mixed_precision, to_pictures
 MOST_FRAMES = 5_000  # an assignment's time grows with their third power; of these it is under a minute
 COARSE = 16  # pixels a side of what pictures are paired by
 LEVELS = 4  # sizes at which a picture and its frame are compared: R, R / 2, ...
-CHUNK = 64  # pictures drawn at once
+CHUNK = 16  # pictures drawn at once
 
 
 class Pairing:
