@@ -109,6 +109,7 @@ SKY64 = dataclasses.replace(
         batch=8,
         head_start=800,
         initial_motion=4.0,
+        first_frame_weight=30.0,
         r1_gamma=1.0,
         ema_images=1_000,
         ema_rampup=0.05,
