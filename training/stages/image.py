@@ -122,7 +122,7 @@ class ImageStage:
                 losses.add(adversary.share, pairs=distance)
                 weight = torch.tensor(settings.pair_weight * adversary.share)
                 ends.append((distance, weight))
-            torch.autograd.backward(*zip(*ends, strict=True))
+            torch.autograd.backward([end for end, _ in ends], [gradient for _, gradient in ends])
         with torch.no_grad():
             self.generator.mapping.latent_average.lerp_(workers.total(average), 1 - LATENT_AVERAGE_DECAY)
 
