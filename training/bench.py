@@ -3,8 +3,9 @@
     python -m styleinv.training.bench --preset tiny64 --csv benchmarks/results/training.csv
 
 The plain loop (see `bench_loops.py`) and the package take turns, and between them the changes that lie on the way from
-one to the other, each on top of those before. Every turn has the same share of regularisation steps. A machine that
-slows down is slow for all, so ratios hold where rates do not; on a busy one the processor time per image says more.
+one to the other, each on top of those before. Every turn has the same share of regularisation steps; pairs with real
+frames are switched off, so that both do the same. A machine that slows down is slow for all, so ratios hold where rates
+do not; on a busy one the processor time per image says more.
 """
 
 from __future__ import annotations
@@ -200,7 +201,8 @@ def _config(arguments: argparse.Namespace) -> Config:
     config = with_overrides(preset(arguments.preset), arguments.set)
     if config.model.generator.label_dim:
         raise ConfigError("model.generator.label_dim: training of conditional models is not supported, expected 0")
-    return config if arguments.batch is None else with_overrides(config, [f"image.batch={arguments.batch}"])
+    batch = config.image.batch if arguments.batch is None else arguments.batch
+    return with_overrides(config, [f"image.batch={batch}", "image.pair_weight=0", "image.pair_images=0"])
 
 
 def _steps(found: int | None, config: Config) -> int:

@@ -166,6 +166,8 @@ class PlainLoop:
     def _noise(self, batch: int) -> str | list[Tensor]:
         if not self.convs[0].use_noise:
             return "none"
+        if self.settings.noise == "const":
+            return "const"
         return [torch.randn(batch, 1, *conv.noise.shape) for conv in self.convs]
 
     def _reals(self, index: int) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from styleinv.training import bench, bench_loops
 from styleinv.training.bench import COLUMNS, Turns, as_rows, as_table, main, take_turns
 from styleinv.training.bench_loops import Changes, PlainLoop, ladder
+from styleinv.training.config import with_overrides
 from styleinv.training.stages import adversary, image
 
 TINIEST = [
@@ -130,3 +131,15 @@ def test_bad_input_ends_with_status_2(
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
     assert Path("other.csv").read_text() == "a,b\n1,2\n"
+
+
+def test_both_train_without_pairs():
+    settings = bench._config(bench._parser().parse_args(["--preset", "sky64", "--batch", "8"])).image
+    assert (settings.pair_weight, settings.pair_images, settings.batch) == (0, 0, 8)
+
+
+def test_the_plain_loop_has_the_noise_of_the_package(small_config, small_clips):
+    for noise, is_drawn in (("const", False), ("fresh", True)):
+        config = with_overrides(small_config, ["model.generator.use_noise=true", f"image.noise={noise}"])
+        given = PlainLoop(config, small_clips, 0, p=0.0)._noise(2)
+        assert isinstance(given, list) == is_drawn and (is_drawn or given == "const")

@@ -128,6 +128,19 @@ def test_a_training_with_pairs_goes_on_bit_for_bit(make_stage, tmp_path):
         assert all(map(torch.equal, network.state_dict().values(), resumed.networks[name].state_dict().values())), name
 
 
+def test_a_training_takes_up_pairs_late_or_with_other_frames(make_stage, small_clips, tmp_path):
+    without = make_stage("image.pair_weight=0")
+    save_state(without, tmp_path / "state.pt", 1, 3, 0.0)  # in the middle of what would be an interval
+    stage = make_stage()
+    load_state(stage, tmp_path / "state.pt", 3)
+    assert stage.pairing.z is None
+    stage.step(1)
+    assert stage.pairing.z.shape == (24, 8)
+
+    stage.pairing.restore(torch.zeros(23, 8))
+    assert stage.pairing.z is None
+
+
 @pytest.mark.parametrize(
     ("setting", "named"),
     [

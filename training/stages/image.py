@@ -85,7 +85,7 @@ class ImageStage:
     def step(self, index: int) -> dict[str, float]:
         settings = self.config.image
         losses = Losses()
-        if self.pairing and _begins(index, settings.batch, settings.pair_interval):
+        if self.pairing and (self.pairing.z is None or _begins(index, settings.batch, settings.pair_interval)):
             self.pairing.renew(self.average, self.config.compute)
         is_opposed = index * settings.batch >= settings.pair_images
         self._add_gradients(index, losses, is_opposed)
@@ -178,7 +178,7 @@ class ImageStage:
         self.mean_path_length = numbers["mean_path_length"]
         self.preview_z = numbers["preview_z"]
         if self.pairing:
-            self.pairing.z = numbers["pairs"]
+            self.pairing.restore(numbers.get("pairs"))  # None where the run had none so far
 
     def result(self) -> Generator:
         return self.average

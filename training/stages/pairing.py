@@ -32,7 +32,7 @@ CHUNK = 16  # pictures drawn at once
 
 
 class Pairing:
-    """A z for every frame of `clips`. ConfigError where there are too many."""
+    """A z for every frame of `clips`, [N, Z], None until `renew` has drawn them. ConfigError for too many frames."""
 
     def __init__(self, clips: ClipSet, z_dim: int) -> None:
         if clips.total_frames > MOST_FRAMES:
@@ -40,12 +40,13 @@ class Pairing:
                 f"image.pair_weight: found {clips.total_frames} frames to pair, expected at most {MOST_FRAMES}, or 0"
             )
         self.clips = clips
-        self.z = torch.zeros(clips.total_frames, z_dim)  # [N, Z]
+        self.shape = clips.total_frames, z_dim
+        self.z: Tensor | None = None
 
     @torch.no_grad()
     def renew(self, generator: Generator, compute: ComputeConfig) -> None:
         """Draw N new z, and pair them with the frames by what `generator` makes of them now."""
-        z = torch.randn(self.z.shape)
+        z = torch.randn(self.shape)
         places = torch.arange(len(z)).split(CHUNK)
         drawn = torch.zeros(len(z), 3 * COARSE**2)
         for place in places[workers.rank() :: workers.count()]:
@@ -57,8 +58,14 @@ class Pairing:
         _, chosen = linear_sum_assignment(distances)
         self.z = z[torch.as_tensor(chosen)]
 
+    def restore(self, z: Tensor | None) -> None:
+        """Take over the z of an earlier run, unless that had none, or had other frames."""
+        fits = z is not None and z.shape == self.shape
+        self.z = torch.as_tensor(z, device=torch.get_default_device()) if fits else None
+
     def of(self, numbers: NDArray[np.int64]) -> Tensor:
         """The z [B, Z] of frames, by their numbers over all clips [B]."""
+        assert self.z is not None
         return self.z[torch.as_tensor(numbers)]
 
     def _frames(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
