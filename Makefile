@@ -15,6 +15,7 @@ QUANTIZE_BIN := $(QUANTIZE_VENV)/bin
 GPU_VENV ?= .venv-gpu
 GPU_BIN := $(GPU_VENV)/bin
 GPU_PACKAGES ?= '.[train,export,runtime-gpu,rtx,bench,kernels]' pytest pytest-timeout hypothesis
+TEST_FLAGS ?= --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 TEST_GPU_FLAGS ?=
 BENCH_GPU_DIR ?= build/bench-gpu
 BENCH_GPU_PRESET ?= paper256
@@ -36,7 +37,7 @@ demo-train: $(VENV)/demo.installed
 	$(BIN)/styleinv demo-train --out demo/trained $(DEMO_FLAGS)
 
 test: $(VENV)/dev.installed
-	$(BIN)/pytest
+	$(BIN)/pytest $(TEST_FLAGS)
 
 test-quantize: $(QUANTIZE_VENV)/installed
 	$(QUANTIZE_BIN)/pytest tests/export/test_eight_bits.py

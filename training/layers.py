@@ -115,13 +115,24 @@ class ModulatedConv2d(nn.Module):
         """`noise` is 'const', 'none', or what one batch has drawn [B, 1, R, R]."""
         # The leaky ReLU's gain goes through it (slopes do not depend on scale), into everything it acts on.
         x = reference.modulated_conv2d(x, self.weight, self.affine(style), upsample=self.upsample, gain=self.gain)
-        bias = self.bias[:, None, None] * self.gain
+        return reference.leaky_relu(x + self._shift(noise, x), gain=1.0, clamp=self.clamp)
+
+    def _shift(self, noise: str | Tensor, x: Tensor) -> Tensor:
+        """Noise and bias, to be added to x [B, O, R, R], in its dtype: in mixed precision it stays bfloat16.
+
+        They are one tensor that lies in memory as x does, because few channels in bfloat16 are slow to broadcast.
+        """
+        bias = self.bias * self.gain
         if isinstance(noise, Tensor):
-            x = x + (noise * (self.noise_strength * self.gain)).to(x.dtype)
+            noise = noise[:, 0]  # [B, R, R]
         elif self.use_noise and noise == "const":
-            bias = bias + self.noise * (self.noise_strength * self.gain)  # [O, R, R]
-        # In mixed precision x is bfloat16 and stays it.
-        return reference.leaky_relu(x + bias.to(x.dtype), gain=1.0, clamp=self.clamp)
+            noise = self.noise  # [R, R]
+        else:
+            return bias[:, None, None].to(x.dtype)
+        noise = noise * (self.noise_strength * self.gain)
+        if x.is_contiguous(memory_format=torch.channels_last):
+            return (noise[..., None] + bias).to(x.dtype).movedim(-1, -3)
+        return (bias[:, None, None] + noise.unsqueeze(-3)).to(x.dtype)
 
 
 def normalize_second_moment(x: Tensor) -> Tensor:

@@ -18,12 +18,10 @@ from styleinv.export.lint import DTYPES, OF_ONE_DTYPE, Finding, lint
 from styleinv.export.lint_report import as_summary, as_table, report_lint
 from styleinv.export.operators import TABLE, supported_operators
 from styleinv.export.value_types import value_types
-from styleinv.export.writer import write_bundle
 from styleinv.runtime import Bundle
 from styleinv.runtime.bundle import file_sha256, write_manifest
 from styleinv.runtime.cli import main
 from styleinv.runtime.errors import EngineError
-from styleinv.training.checkpoint import load_checkpoint
 
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
 TARGETS = ("8.6", "8.9", "12.0")
@@ -451,44 +449,36 @@ def test_the_table_is_used_where_the_library_is_not_there(monkeypatch):
     supported_operators.cache_clear()
 
 
-@pytest.fixture(scope="module")
-def bundle(small_checkpoint, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("lint") / "small.bundle"
-    folder.mkdir()
-    write_bundle(load_checkpoint(small_checkpoint), folder, noise="const", precisions=["fp32", "fp16", "bf16"])
-    return folder
-
-
 @pytest.mark.parametrize("engine", ["rtx", "tensorrt"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_a_bundles_graphs_are_clean(bundle, engine, precision):
-    for name in Bundle.open(bundle).manifest["graphs"]:
-        file = Bundle.open(bundle).graph(name, precision=precision).file
+def test_a_bundles_graphs_are_clean(every_precision, engine, precision):
+    for name in Bundle.open(every_precision).manifest["graphs"]:
+        file = Bundle.open(every_precision).graph(name, precision=precision).file
         model = onnx.load(file, load_external_data=False)
         assert lint(model, name, engine, TARGETS) == []
         known = value_types(model)
         assert all(value in known for node in model.graph.node for value in node.output)  # so nothing went unseen
 
 
-def test_a_dry_run(bundle, capsys):
-    command = ["export", str(bundle), "--engine", "rtx", "tensorrt", "--precision", "fp16", "--dry-run"]
-    before = sorted(path for path in bundle.rglob("*"))
+def test_a_dry_run(every_precision, capsys):
+    command = ["export", str(every_precision), "--engine", "rtx", "tensorrt", "--precision", "fp16", "--dry-run"]
+    before = sorted(path for path in every_precision.rglob("*"))
     assert main(command) == 0
     said = capsys.readouterr().out
     assert "TensorRT for RTX for compute capability 8.6 8.9 12.0" in said and "nothing stands in the way" in said
     assert "synthesis fp16" in said and "float16 float32 int64 uint8" in said and "ConvTranspose" in said
-    assert sorted(path for path in bundle.rglob("*")) == before
+    assert sorted(path for path in every_precision.rglob("*")) == before
 
 
-def test_a_dry_run_that_finds_something(bundle, capsys):
-    command = ["export", str(bundle), "--engine", "rtx", "--precision", "bf16", "--compute-capability", "7.5", "8.9"]
-    assert main([*command, "--dry-run"]) == 1
+def test_a_dry_run_that_finds_something(every_precision, capsys):
+    command = ["export", str(every_precision), "--engine", "rtx", "--precision", "bf16", "--dry-run"]
+    assert main([*command, "--compute-capability", "7.5", "8.9"]) == 1
     assert "errors 4, warnings 0" in capsys.readouterr().out
 
 
-def test_a_bundle_with_a_frozen_output(bundle, tmp_path, capsys, monkeypatch):
+def test_a_bundle_with_a_frozen_output(every_precision, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    folder = Path(shutil.copytree(bundle, tmp_path / "frozen.bundle"))
+    folder = Path(shutil.copytree(every_precision, tmp_path / "frozen.bundle"))
     model = onnx.load(folder / "mapping.onnx", load_external_data=False)
     last = next(node for node in model.graph.node if "w0" in node.output)
     last.output[0] = "of_any_batch"

@@ -32,17 +32,9 @@ NO_BF16 = obstacle("openvino", "bf16")
 needs_bf16 = pytest.mark.skipif(NO_BF16 is not None, reason=str(NO_BF16))
 
 
-@pytest.fixture(scope="module")
-def bundle(small_checkpoint, tmp_path_factory):
-    """A bundle with graphs in every precision; not to be changed."""
-    path = tmp_path_factory.mktemp("verify") / "all.bundle"
-    export_bundle(load_checkpoint(small_checkpoint), path, precisions=["bf16", "fp16"], progress=False)
-    return path
-
-
 @pytest.fixture
-def copy(bundle, tmp_path):
-    return shutil.copytree(bundle, tmp_path / "copy.bundle")
+def copy(every_precision, tmp_path):
+    return shutil.copytree(every_precision, tmp_path / "copy.bundle")
 
 
 def rows(folder):
@@ -101,11 +93,11 @@ def test_every_graph_in_every_session_against_the_model(copy, small_checkpoint, 
     Bundle.open(copy)  # reports are none of its hashed files
 
 
-def test_without_the_model_against_its_own_graphs(bundle, tmp_path, capsys):
-    before = {path.name: path.read_bytes() for path in bundle.iterdir() if path.is_file()}
+def test_without_the_model_against_its_own_graphs(every_precision, tmp_path, capsys):
+    before = {path.name: path.read_bytes() for path in every_precision.iterdir() if path.is_file()}
     arguments = [
         "verify",
-        str(bundle),
+        str(every_precision),
         "--precision",
         "fp32",
         "--batches",
@@ -116,7 +108,7 @@ def test_without_the_model_against_its_own_graphs(bundle, tmp_path, capsys):
         str(tmp_path),
     ]
     assert main(arguments) == 0
-    assert {path.name: path.read_bytes() for path in bundle.iterdir() if path.is_file()} == before
+    assert {path.name: path.read_bytes() for path in every_precision.iterdir() if path.is_file()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["parity.csv", "parity.png", "report.md"]
     table = rows(tmp_path)
     assert {row["way"] for row in table} == {"openvino fp32", "onnxruntime fp32"}
@@ -159,24 +151,24 @@ def test_probes_of_the_manifest_are_reproduced(copy, capsys):
     assert "probes.w: found an error" in capsys.readouterr().err
 
 
-def test_the_checkpoint_must_be_of_the_same_model(bundle, small_config, small_checkpoint, tmp_path, capsys):
+def test_the_checkpoint_must_be_of_the_same_model(every_precision, small_config, small_checkpoint, tmp_path, capsys):
     config = with_overrides(small_config, ["model.generator.channel_max=8"])
     save_checkpoint(tmp_path / "other.safetensors", initialize(config), config)
-    assert main(["verify", str(bundle), "--against", str(tmp_path / "other.safetensors")]) == 2
+    assert main(["verify", str(every_precision), "--against", str(tmp_path / "other.safetensors")]) == 2
     assert "config.model.generator: found" in capsys.readouterr().err
     checkpoint = load_checkpoint(small_checkpoint)
     save_checkpoint(tmp_path / "image.safetensors", checkpoint.model.generator, checkpoint.config)
-    assert main(["verify", str(bundle), "--against", str(tmp_path / "image.safetensors")]) == 2
+    assert main(["verify", str(every_precision), "--against", str(tmp_path / "image.safetensors")]) == 2
     assert "kind: found image, expected styleinv" in capsys.readouterr().err
 
 
-def test_pairs_that_cannot_be(bundle, small_bundle, capsys):
+def test_pairs_that_cannot_be(every_precision, small_bundle, capsys):
     ways, absent = ways_of(Bundle.open(small_bundle))
     assert {str(way) for way in ways} | absent.keys() == {f"{e} {p}" for e in ENGINES for p in ENGINES[e].graphs}
     assert absent["onnxruntime fp16"] == "the bundle has no graphs in fp16"
     assert main(["verify", str(small_bundle), "--engine", "openvino", "--precision", "fp16"]) == 2
     assert "found no session to verify in (openvino fp16: this engine computes" in capsys.readouterr().err
-    assert Way("openvino", "bf16", "bf16", as_files=True) in ways_of(Bundle.open(bundle))[0]
+    assert Way("openvino", "bf16", "bf16", as_files=True) in ways_of(Bundle.open(every_precision))[0]
 
 
 def test_bundles_of_other_kinds(small_config, small_model, tmp_path, capsys):
@@ -196,35 +188,35 @@ def test_bundles_of_other_kinds(small_config, small_model, tmp_path, capsys):
         assert frames == (2 if kind == "image" else 0)  # in two sessions
 
 
-def test_nowhere_to_write(bundle, tmp_path, capsys):
-    arguments = ["verify", str(bundle), "--precision", "fp32", "--batches", "1", "--frames", "1"]
+def test_nowhere_to_write(every_precision, tmp_path, capsys):
+    arguments = ["verify", str(every_precision), "--precision", "fp32", "--batches", "1", "--frames", "1"]
     assert main([*arguments, "--out", str(tmp_path / "no" / "folder")]) == 2
     assert "expected a folder to write into" in capsys.readouterr().err
 
 
-def test_which_path_takes_which_option(bundle, small_checkpoint):
-    for arguments in ([str(bundle), "--golden", "x"], [str(small_checkpoint)]):
+def test_which_path_takes_which_option(every_precision, small_checkpoint):
+    for arguments in ([str(every_precision), "--golden", "x"], [str(small_checkpoint)]):
         with pytest.raises(SystemExit) as left:
             main(["verify", *arguments])
         assert left.value.code == 2
 
 
 @needs_bf16
-def test_find_the_node_at_which_an_engine_leaves_the_tolerance(bundle, tmp_path, capsys):
-    arguments = ["verify", str(bundle), "--engine", "openvino", "--precision", "bf16", "--out", str(tmp_path)]
+def test_find_the_node_at_which_an_engine_leaves_the_tolerance(every_precision, tmp_path, capsys):
+    arguments = ["verify", str(every_precision), "--engine", "openvino", "--precision", "bf16", "--out", str(tmp_path)]
     assert main([*arguments, "--find-node", "latent"]) == 0
     assert "graphs.latent: openvino bf16: within tolerance, no node to find" in capsys.readouterr().out
     assert main([*arguments, "--find-node", "latent", "--allowed", "1e-3"]) == 0
     printed = capsys.readouterr().out
     (piece,) = tmp_path.iterdir()
     assert str(piece) in printed and "the first that is out of tolerance" in printed
-    assert 0 < len(onnx.load(piece).graph.node) < len(onnx.load(bundle / "latent.onnx").graph.node)
+    assert 0 < len(onnx.load(piece).graph.node) < len(onnx.load(every_precision / "latent.onnx").graph.node)
     assert main([*arguments, "--find-node", "mirror"]) == 2
     assert "expected mirror" in capsys.readouterr().err
 
 
-def test_sixty_four_times_without_one_twice(bundle):
-    ts = frame_indices(Bundle.open(bundle))
+def test_sixty_four_times_without_one_twice(every_precision):
+    ts = frame_indices(Bundle.open(every_precision))
     assert len(ts) == len(set(ts)) == 64 and {0.0, 2.5, 1000.5, 100_000.0} <= set(ts)
 
 
@@ -264,7 +256,7 @@ def test_each_measure_is_bounded():
         assert len(replace(item, **{name: value}).failures) == 1
 
 
-def test_drift_in_long_clips_is_an_error(bundle, monkeypatch, tmp_path):
+def test_drift_in_long_clips_is_an_error(every_precision, monkeypatch, tmp_path):
     from styleinv.export import verify as module
 
     real = module._latents
@@ -275,7 +267,7 @@ def test_drift_in_long_clips_is_an_error(bundle, monkeypatch, tmp_path):
         return (latents * (1 + growth)).astype(np.float32)
 
     monkeypatch.setattr(module, "_latents", drifting)
-    opened = Bundle.open(bundle)
+    opened = Bundle.open(every_precision)
     result = verify(opened, ways=ways_of(opened, "onnxruntime", "fp16")[0], batches=[1], frames=1, latents=150)
     (drift,) = result.drifts
     assert drift.last == pytest.approx(2 * drift.first, rel=0.02) and drift.largest > 0.09 and drift.failures

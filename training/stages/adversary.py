@@ -44,13 +44,12 @@ class Adversary:
             config.augment.target, config.augment.speed_images, config.augment.interval
         )
         self._compiled = compiled(discriminator, config.compute)
-        self._transforms: tuple[Transforms | None, Transforms | None] = (None, None)
+        self._transforms: Transforms | None = None  # of all fakes, then of all real samples
         self._r1_weight = 0.0
 
     def begin(self, index: int) -> None:
         """Draw how step number `index` transforms fakes and real samples, of the whole batch."""
-        fakes, reals = (draw_transforms(self.batch, self.probability.p, self.resolution) for _ in range(2))
-        self._transforms = fakes, reals
+        self._transforms = draw_transforms(2 * self.batch, self.probability.p, self.resolution)
         self._r1_weight = self.r1_gamma * self.r1_interval if index % self.r1_interval == 0 else 0.0
 
     def oppose(
@@ -67,10 +66,10 @@ class Adversary:
         Returns the fakes as they were shown, transformed, and the gradient of the generator's loss there: for
         `shown.backward(gradient)`.
         """
-        fake_transforms, real_transforms = (each and each.of(rows) for each in self._transforms)
-        shown = _transformed(fake, fake_transforms)
+        transforms = self._transforms
+        shown = _transformed(fake, transforms and transforms.of(rows))
         # R1 is taken at the transformed samples: bilinear warps have no second derivative to go through.
-        seen = _transformed(real, real_transforms)
+        seen = _transformed(real, transforms and transforms.of(self.batch + rows))
         judge_real = self.discriminator if self._r1_weight > 0 else self._compiled
         gradient = adversarial_gradients(
             self.discriminator,
