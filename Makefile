@@ -36,8 +36,9 @@ demo: $(VENV)/demo.installed
 demo-train: $(VENV)/demo.installed
 	$(BIN)/styleinv demo-train --out demo/trained $(DEMO_FLAGS)
 
+# One thread for each process: threads that wait for a core which another process has spin, and steps take seconds.
 test: $(VENV)/dev.installed
-	$(BIN)/pytest $(TEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(TEST_FLAGS)
 
 test-quantize: $(QUANTIZE_VENV)/installed
 	$(QUANTIZE_BIN)/pytest tests/export/test_eight_bits.py
