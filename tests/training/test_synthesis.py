@@ -63,13 +63,15 @@ def bounded(x, clamp):
 @pytest.mark.parametrize("use_noise", [True, False])
 @pytest.mark.parametrize("noise", ["const", "none"])
 @pytest.mark.parametrize("clamp", [None, 0.7])
-def test_pictures_are_those_of_the_definition(use_noise, noise, clamp):
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_pictures_are_those_of_the_definition(use_noise, noise, clamp, layout):
     torch.manual_seed(3)
     network = SynthesisNetwork(32, w_dim=9, channel_base=128, channel_max=11, use_noise=use_noise, conv_clamp=clamp)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if name.endswith(("noise_strength", "bias")):
                 parameter.add_(0.3 * torch.randn_like(parameter))
+    network.to(memory_format=layout)
     state = {name: tensor.double() for name, tensor in network.state_dict().items()}
     ws = torch.randn(2, network.num_latents, 9)  # another latent for each layer
     with torch.no_grad():
@@ -82,6 +84,23 @@ def test_pictures_are_those_of_the_definition(use_noise, noise, clamp):
     if clamp is not None:
         unbounded = reference_picture(state, ws[0].double(), 32, None, noise)
         assert (found[0] - unbounded).abs().max() > 1e-2  # the clamp is reached
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_drawn_noise_stands_in_the_place_of_the_constant_one(layout):
+    torch.manual_seed(5)
+    network = SynthesisNetwork(16, w_dim=5, channel_base=64).to(memory_format=layout)
+    layers = [name for name, _ in network.named_buffers()]
+    with torch.no_grad():
+        for name in layers:
+            network.get_parameter(f"{name}_strength").fill_(0.5)
+        ws, drawn = torch.randn(2, network.num_latents, 5), network.draw_noise([7, 8])
+        found = network(ws, drawn)
+    for index, picture in enumerate(found):
+        state = {name: tensor.double() for name, tensor in network.state_dict().items()}
+        state |= {name: noise[index, 0].double() for name, noise in zip(layers, drawn, strict=True)}
+        expected = reference_picture(state, ws[index].double(), 16, None, "const")
+        assert (picture - expected).abs().max() <= 2e-5 * expected.abs().max()
 
 
 def test_one_latent_stands_for_all_layers():
