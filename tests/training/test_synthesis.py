@@ -94,6 +94,7 @@ def test_drawn_noise_stands_in_the_place_of_the_constant_one(layout):
     with torch.no_grad():
         for name in layers:
             network.get_parameter(f"{name}_strength").fill_(0.5)
+            network.get_parameter(name.removesuffix("noise") + "bias").normal_(std=0.3)
         ws, drawn = torch.randn(2, network.num_latents, 5), network.draw_noise([7, 8])
         found = network(ws, drawn)
     for index, picture in enumerate(found):
